@@ -27,5 +27,6 @@ let package = Package(
         .systemLibrary(name: "CJSONC", pkgConfig: "json-c", providers: [.apt(["libjson-c-dev"])]),
         .target(name: "CLinuxShims"),
         library("LinuxHost", ["CLinuxShims"]),
+        library("VFIOUserWire"),
     ]
 )
