@@ -28,5 +28,11 @@ let package = Package(
         .target(name: "CLinuxShims"),
         library("LinuxHost", ["CLinuxShims"]),
         library("VFIOUserWire"),
+        library("DMA", ["LinuxHost"]),
+        library("DeviceModel", ["DMA", "LinuxHost"]),
+        library("PCI", ["DMA", "DeviceModel", "LinuxHost"]),
+        library("BlockStorage", ["LinuxHost"]),
+        library("Edu", ["DMA", "LinuxHost", "PCI"]),
+        tests("BlockStorageTests", ["BlockStorage", "LinuxHost"]),
     ]
 )

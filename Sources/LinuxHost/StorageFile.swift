@@ -5,9 +5,9 @@ import Glibc
 public struct StorageFile: ~Copyable, Sendable {
     public let descriptor: OwnedDescriptor
 
-    /// Opens an existing file.
+    /// Opens an existing file. Never waits, as opening a pipe without a writer would.
     public init(openingPath path: String, isWritable: Bool) throws(Errno) {
-        let flags = O_CLOEXEC | (isWritable ? O_RDWR : O_RDONLY)
+        let flags = O_CLOEXEC | O_NONBLOCK | (isWritable ? O_RDWR : O_RDONLY)
         descriptor = OwnedDescriptor(adopting: try retryingIfInterrupted { unsafe shim_open(path, flags, 0) })
     }
 
@@ -17,6 +17,11 @@ public struct StorageFile: ~Copyable, Sendable {
     public init(creatingPath path: String) throws(Errno) {
         let flags = O_CLOEXEC | O_RDWR | O_CREAT | O_EXCL
         descriptor = OwnedDescriptor(adopting: try retryingIfInterrupted { unsafe shim_open(path, flags, 0o644) })
+    }
+
+    /// Takes the name `path` away from its file; storage goes with the last descriptor. `unlink(2)`
+    public static func remove(path: String) throws(Errno) {
+        try retryingIfInterrupted { unsafe unlink(path) }
     }
 
     public func status() throws(Errno) -> FileStatus { try descriptor.status() }
@@ -68,6 +73,56 @@ public struct StorageFile: ~Copyable, Sendable {
             }
             guard count > 0 else { throw .inputOutput }
             done += count
+        }
+    }
+
+    /// Fills `segments` one after another from `offset` on. `preadv(2)`
+    ///
+    /// - Throws: what the call answers; `EIO` when the file ends first, `EFAULT` when a segment's memory is gone.
+    public func read(into segments: [UnsafeMutableRawBufferPointer], at offset: Int64) throws(Errno) {
+        try unsafe transfer(segments, offset) { vectors, count, position in
+            unsafe shim_read_segments(descriptor.rawValue, vectors, count, position)
+        }
+    }
+
+    /// Writes the bytes of all `segments` one after another from `offset` on. `pwritev(2)`
+    ///
+    /// - Throws: what the call answers; `EFAULT` when a segment's memory is gone.
+    public func write(from segments: [UnsafeMutableRawBufferPointer], at offset: Int64) throws(Errno) {
+        try unsafe transfer(segments, offset) { vectors, count, position in
+            unsafe shim_write_segments(descriptor.rawValue, vectors, count, position)
+        }
+    }
+
+    /// The kernel's limit of segments in one call. `IOV_MAX`
+    private static let maximumSegments = 1024
+
+    private func transfer(
+        _ segments: [UnsafeMutableRawBufferPointer], _ offset: Int64,
+        _ call: (UnsafePointer<shim_segment>?, Int32, Int) -> Int
+    ) throws(Errno) {
+        var vectors = unsafe segments.map { unsafe shim_segment(address: $0.baseAddress, count: $0.count) }
+        var first = 0
+        var position = Int(offset)
+        while true {
+            while first < (unsafe vectors.count), unsafe vectors[first].count == 0 { first += 1 }
+            guard first < (unsafe vectors.count) else { return }
+            let batch = min(unsafe vectors.count - first, StorageFile.maximumSegments)
+            let count = try retryingIfInterrupted {
+                unsafe vectors.withUnsafeBufferPointer {
+                    unsafe call($0.baseAddress?.advanced(by: first), Int32(batch), position)
+                }
+            }
+            guard count > 0 else { throw .inputOutput }
+            position += count
+            var done = count
+            while done > 0 {
+                let step = min(done, unsafe vectors[first].count)
+                unsafe vectors[first].address += step
+                unsafe vectors[first].count -= step
+                done -= step
+                if unsafe vectors[first].count == 0 { first += 1 }
+            }
         }
     }
 

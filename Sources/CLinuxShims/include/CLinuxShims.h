@@ -131,6 +131,20 @@ static inline int shim_connect_path(int socket, const char *path)
     return connect(socket, (struct sockaddr *)&address, sizeof(address));
 }
 static inline int shim_accept(int socket) { return accept4(socket, NULL, NULL, SOCK_CLOEXEC); }
+// preadv(2) and pwritev(2). A segment is an iovec under another name: the importer finds that one in two modules.
+struct shim_segment { void *address; size_t count; };
+_Static_assert(sizeof(struct shim_segment) == sizeof(struct iovec) &&
+               offsetof(struct shim_segment, address) == offsetof(struct iovec, iov_base) &&
+               offsetof(struct shim_segment, count) == offsetof(struct iovec, iov_len), "laid out as an iovec");
+static inline ssize_t shim_read_segments(int descriptor, const struct shim_segment *segments, int count, off_t offset)
+{
+    return preadv(descriptor, (const struct iovec *)segments, count, offset);
+}
+static inline ssize_t shim_write_segments(int descriptor, const struct shim_segment *segments, int count, off_t offset)
+{
+    return pwritev(descriptor, (const struct iovec *)segments, count, offset);
+}
+
 static inline int shim_memfd_create(const char *name, unsigned int flags) { return memfd_create(name, flags); }
 static inline int shim_set_thread_name(const char *name) { return pthread_setname_np(pthread_self(), name); }
 
