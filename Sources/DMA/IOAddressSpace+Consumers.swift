@@ -1,0 +1,50 @@
+import LinuxHost
+
+extension IOAddressSpace {
+    /// Pushes every mapping, those of today and those to come, to a consumer until it is detached.
+    ///
+    /// What lies outside its aperture becomes reserved. Maps, unmaps and other consumers wait meanwhile; pins and
+    /// transfers do not. The address space keeps the consumer alive.
+    ///
+    /// A consumer is recognised by identity when it is an object and by equality when it is a `Hashable` value; any
+    /// other stays attached for good.
+    ///
+    /// - Throws: `EEXIST` when it is attached already; `EINVAL` for a granule above the page size or that is no power of
+    ///   two; `EADDRINUSE` when a mapping is less aligned than its granule, or a mapping or an allowed range lies
+    ///   outside its aperture; and what it answers to a mapping. Nothing has changed then.
+    public func attach(_ consumer: any MappingConsumer) throws(DMAError) {
+        let (aperture, granule) = (consumer.aperture, consumer.granule)
+        let mappings = try whenConsumersSettle(exclusively: true) { (state) throws(DMAError) in
+            try state.add(consumer, aperture: aperture, granule: granule)
+            state.isChangingConsumers = true
+            return state.table.entries(overlapping: .everything).map(\.value)
+        }
+        for (index, mapping) in mappings.enumerated() {
+            do throws(DMAError) {
+                try consumer.map(mapping.range, mapping.backing.published, rights: mapping.rights)
+            } catch {
+                for told in mappings[..<index].reversed() { consumer.unmap(told.range) }
+                state.update { state in
+                    _ = state.remove(consumer)
+                    state.isChangingConsumers = false
+                }
+                throw error
+            }
+        }
+        state.update { $0.isChangingConsumers = false }
+    }
+
+    /// Takes every mapping back from a consumer, and its claim on addresses and alignment. One that is not attached is
+    /// ignored.
+    public func detach(_ consumer: any MappingConsumer) {
+        let mappings: [Mapping]? = state.wait { state -> [Mapping]?? in
+            if state.isChangingConsumers || state.consumerWork > 0 { return nil }
+            guard state.remove(consumer) else { return .some(nil) }
+            state.isChangingConsumers = true
+            return state.table.entries(overlapping: .everything).map(\.value)
+        }
+        guard let mappings else { return }
+        for mapping in mappings { consumer.unmap(mapping.range) }
+        state.update { $0.isChangingConsumers = false }
+    }
+}

@@ -1,0 +1,120 @@
+import LinuxHost
+
+extension IOAddressSpace {
+    /// Shows memory to devices at a fixed address. `IOMMU_IOAS_MAP` with `IOMMU_IOAS_MAP_FIXED_IOVA`
+    ///
+    /// - Throws: the first that applies of `EOPNOTSUPP` for unknown rights; `EOVERFLOW` for 2^64 − 1 bytes; `EINVAL` for
+    ///   no rights, no bytes or almost 2^64 of them; `EOVERFLOW` for an offset whose end does not fit; `EINVAL` for what
+    ///   is not aligned; `EOVERFLOW` past the top of the space; `EINVAL` for reserved addresses; `EEXIST` where
+    ///   something is mapped; `EPERM` for write rights on read-only memory; `EINVAL` for an offset that is not aligned
+    ///   or memory past the object's end; `ENOSPC` for too many mappings; and what a consumer answers. Nothing has
+    ///   changed then, and remote memory is not revoked.
+    public func map(
+        _ backing: MappingBacking, at iova: IOVA, byteCount: UInt64, rights: AccessRights
+    ) throws(DMAError) {
+        let piece = try newPiece(backing, byteCount: byteCount, rights: rights)
+        _ = try insert([piece], at: iova, rights: rights)
+    }
+
+    /// Shows memory to devices at the lowest address that is free, allowed and suitably aligned. `IOMMU_IOAS_MAP`
+    ///
+    /// - Returns: the address, never in the first or the last page of the space.
+    /// - Throws: as `map`; `EOVERFLOW` for 2^63 − 1 bytes and more, `EINVAL` when the memory is less aligned than the
+    ///   address space demands, `ENOSPC` when no hole is large enough.
+    public func mapAnywhere(
+        _ backing: MappingBacking, byteCount: UInt64, rights: AccessRights
+    ) throws(DMAError) -> IOVA {
+        let piece = try newPiece(backing, byteCount: byteCount, rights: rights)
+        return try insert([piece], at: nil, rights: rights)
+    }
+
+    /// Maps the memory behind a range of an address space (this one or another) here as well, one mapping for each that
+    /// the range touches. What happens to the source later does not matter to the copy. `IOMMU_IOAS_COPY`
+    ///
+    /// - Parameter iova: where, or `nil` for anywhere.
+    /// - Throws: `EINVAL` for no rights; `ENOENT` when the range is not fully mapped; `EPERM` for rights that the map
+    ///   which introduced the memory did not have; otherwise as `map` and `mapAnywhere`.
+    @discardableResult
+    public func copy(
+        _ range: IOVARange, from source: IOAddressSpace, to iova: IOVA?, rights: AccessRights
+    ) throws(DMAError) -> IOVA {
+        try checkRequest(byteCount: range.byteCount, rights: rights)
+        let pieces = try source.state.withLock { (state) throws(DMAError) in try state.piecesForCopy(of: range) }
+        do throws(DMAError) {
+            return try insert(pieces, at: iova, rights: rights)
+        } catch {
+            for piece in pieces { piece.abandon() }
+            throw error
+        }
+    }
+
+    private func checkRequest(byteCount: UInt64, rights: AccessRights) throws(DMAError) {
+        guard rights.isSubset(of: [.read, .write]) else { throw .notSupported }
+        guard byteCount < .max else { throw .overflow }
+        guard !rights.isEmpty else { throw .invalid }
+    }
+
+    private func newPiece(
+        _ backing: MappingBacking, byteCount: UInt64, rights: AccessRights
+    ) throws(DMAError) -> NewPiece {
+        try checkRequest(byteCount: byteCount, rights: rights)
+        guard byteCount > 0, byteCount <= UInt64.max - configuration.pageSize else { throw .invalid }
+        let memory: NewPiece.Memory
+        switch backing {
+        case .file(let object, let offset):
+            guard !offset.addingReportingOverflow(byteCount).overflow else { throw .overflow }
+            memory = .file(object, offset: offset)
+        case .remote(let remote):
+            memory = .remote(RemoteLink(remote), address: nil)
+        }
+        return NewPiece(memory: memory, byteCount: byteCount, grantableRights: rights)
+    }
+
+    /// Enters the pieces and tells the consumers. Until those have agreed, the mappings only occupy their addresses.
+    private func insert(_ pieces: [NewPiece], at iova: IOVA?, rights: AccessRights) throws(DMAError) -> IOVA {
+        let (mappings, consumers) = try whenConsumersSettle { (state) throws(DMAError) in
+            let mappings = try state.place(pieces, at: iova, rights: rights)
+            if !state.consumers.isEmpty { state.consumerWork += 1 }
+            return (mappings, state.consumers)
+        }
+        if !consumers.isEmpty {
+            var told: [(any MappingConsumer, IOVARange)] = []
+            do throws(DMAError) {
+                for attached in consumers {
+                    for mapping in mappings {
+                        try attached.consumer.map(mapping.range, mapping.backing.published, rights: rights)
+                        told.append((attached.consumer, mapping.range))
+                    }
+                }
+            } catch {
+                for (consumer, range) in told.reversed() { consumer.unmap(range) }
+                state.update { state in
+                    for mapping in mappings { state.table.remove(beginningAt: mapping.range.first) }
+                    state.consumerWork -= 1
+                }
+                throw error
+            }
+            state.update { state in
+                for mapping in mappings { mapping.phase = .ready }
+                state.consumerWork -= 1
+            }
+        }
+        return mappings[0].range.first
+    }
+
+    /// Runs `body` under the lock at a moment when no consumer is being attached or detached; with `exclusively`, when
+    /// none is being told of a mapping either.
+    func whenConsumersSettle<Result>(
+        exclusively: Bool = false, _ body: (inout AddressSpaceState) throws(DMAError) -> Result
+    ) throws(DMAError) -> Result {
+        let result: Swift.Result<Result, DMAError> = state.wait { state in
+            if state.isChangingConsumers || (exclusively && state.consumerWork > 0) { return nil }
+            do throws(DMAError) {
+                return .success(try body(&state))
+            } catch {
+                return .failure(error)
+            }
+        }
+        return try result.get()
+    }
+}

@@ -1,0 +1,116 @@
+import DMA
+import Glibc
+import LinuxHost
+import Testing
+
+let page: UInt64 = 4096
+
+func iova(_ value: UInt64) -> IOVA { IOVA(value) }
+
+/// The addresses from `first` to `last`, as in the test's prose.
+func range(_ first: UInt64, _ last: UInt64) -> IOVARange { IOVARange(first: IOVA(first), last: IOVA(last)) }
+
+/// `count` pages from page number `first` on.
+func pages(_ first: UInt64, _ count: UInt64 = 1) -> IOVARange { range(first * page, (first + count) * page - 1) }
+
+extension IOAddressSpace {
+    /// Maps pages of an object at the same page number of the space, readable and writable.
+    func map(_ object: MemoryObject, pages range: IOVARange, rights: AccessRights = [.read, .write]) throws(DMAError) {
+        try map(
+            .file(object, offset: range.first.rawValue), at: range.first, byteCount: range.byteCount, rights: rights)
+    }
+
+    var ranges: [IOVARange] { mappings().map(\.range) }
+}
+
+extension DMAAccess {
+    func read(_ range: IOVARange) throws(DMAError) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: Int(range.byteCount))
+        let result: Result<Void, DMAError> = unsafe bytes.withUnsafeMutableBytes { buffer in
+            do throws(DMAError) {
+                return .success(unsafe try read(range, into: buffer))
+            } catch {
+                return .failure(error)
+            }
+        }
+        try result.get()
+        return bytes
+    }
+
+    func write(_ bytes: [UInt8], to iova: IOVA) throws(DMAError) {
+        let result: Result<Void, DMAError> = unsafe bytes.withUnsafeBytes { buffer in
+            do throws(DMAError) {
+                return .success(unsafe try write(buffer, to: iova))
+            } catch {
+                return .failure(error)
+            }
+        }
+        try result.get()
+    }
+}
+
+extension MemoryObject {
+    func byte(_ offset: UInt64) -> UInt8 { unsafe bytes[Int(offset)] }
+
+    func fill(_ range: IOVARange, with byte: UInt8) {
+        unsafe UnsafeMutableRawBufferPointer(
+            rebasing: bytes[Int(range.first.rawValue)...Int(range.last.rawValue)]
+        ).initializeMemory(as: UInt8.self, repeating: byte)
+    }
+}
+
+extension PinnedMemory {
+    /// The sizes of the segments, after each has been overwritten if `byte` is given.
+    borrowing func segmentSizes(writing byte: UInt8? = nil) -> [Int] {
+        var sizes: [Int] = []
+        unsafe forEachSegment { segment in
+            sizes.append(segment.count)
+            if let byte { unsafe segment.initializeMemory(as: UInt8.self, repeating: byte) }
+        }
+        return sizes
+    }
+}
+
+/// The error that `body` throws, `nil` when it throws none.
+func errorOf(_ body: () throws(DMAError) -> Void) -> DMAError? {
+    do throws(DMAError) {
+        try body()
+        return nil
+    } catch {
+        return error
+    }
+}
+
+/// The entries of `/proc/self/fd`, less the one that listing takes.
+func openDescriptorCount() throws -> Int {
+    guard let directory = unsafe opendir("/proc/self/fd") else { throw DMAError(errno: errno) }
+    defer { unsafe closedir(directory) }
+    var count = 0
+    while unsafe readdir(directory) != nil { count += 1 }
+    return count - 3
+}
+
+/// The lines of `/proc/self/maps` that name memory of a kind.
+func mappedMemoryCount(containing name: String) throws -> Int {
+    guard let file = unsafe fopen("/proc/self/maps", "r") else { throw DMAError(errno: errno) }
+    defer { unsafe fclose(file) }
+    var line = [CChar](repeating: 0, count: 4096)
+    var count = 0
+    while unsafe fgets(&line, Int32(line.count), file) != nil {
+        if unsafe strstr(line, name) != nil { count += 1 }
+    }
+    return count
+}
+
+/// A value that the threads of a test share.
+final class Shared<Value: Sendable>: Sendable {
+    private let monitor: Monitor<Value>
+
+    init(_ value: Value) { monitor = Monitor(value) }
+
+    var value: Value { monitor.withLock { $0 } }
+
+    func update<Result>(_ body: (inout Value) -> Result) -> Result { monitor.update { body(&$0) } }
+
+    func wait(until isDone: (Value) -> Bool) { monitor.wait { isDone($0) ? () : nil } }
+}
