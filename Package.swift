@@ -29,6 +29,7 @@ let package = Package(
         .systemLibrary(name: "CJSONC", pkgConfig: "json-c", providers: [.apt(["libjson-c-dev"])]),
         .target(name: "CLinuxShims"),
         library("LinuxHost", ["CLinuxShims"]),
+        library("JSONText", ["CJSONC"]),
         library("VFIOUserWire"),
         library("DMA", ["LinuxHost"]),
         library("DeviceModel", ["DMA", "LinuxHost"]),
