@@ -29,5 +29,6 @@ let package = Package(
         library("LinuxHost", ["CLinuxShims"]),
         library("JSONText", ["CJSONC"]),
         library("VFIOUserWire"),
+        library("VFIOUserNegotiation", ["JSONText", "VFIOUserWire"]),
     ]
 )
