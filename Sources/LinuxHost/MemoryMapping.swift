@@ -38,13 +38,13 @@ extension OwnedDescriptor {
 
     /// The seals on a memory file; empty for a file that cannot have any. `F_GET_SEALS`
     public var seals: FileSeals {
-        let bits = shim_fcntl(rawValue, F_GET_SEALS, 0)
+        let bits = shim_get_seals(rawValue)
         return bits < 0 ? [] : FileSeals(rawValue: bits)
     }
 
     /// Adds seals to a memory file. `F_ADD_SEALS`
     public func add(_ seals: FileSeals) throws(Errno) {
-        try retryingIfInterrupted { shim_fcntl(rawValue, F_ADD_SEALS, seals.rawValue) }
+        try retryingIfInterrupted { shim_add_seals(rawValue, seals.rawValue) }
     }
 
     /// Whether the descriptor was opened for reading and writing, as opposed to one of them. `F_GETFL`

@@ -67,6 +67,15 @@ public struct DescriptorBundle: ~Copyable, Sendable {
         other.rawValues = []
     }
 
+    /// A second set of descriptors for the same open files.
+    public func duplicate() throws(Errno) -> DescriptorBundle {
+        var copy = DescriptorBundle()
+        for descriptor in rawValues {
+            copy.rawValues.append(try retryingIfInterrupted { shim_fcntl(descriptor, F_DUPFD_CLOEXEC, 0) })
+        }
+        return copy
+    }
+
     /// Lends the numbers for the duration of `body`.
     func withRawValues<Result, Failure: Error>(
         _ body: (UnsafeBufferPointer<Int32>) throws(Failure) -> Result
