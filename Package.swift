@@ -30,6 +30,7 @@ let package = Package(
         .target(name: "CLinuxShims"),
         library("LinuxHost", ["CLinuxShims"]),
         library("JSONText", ["CJSONC"]),
+        library("Configuration", ["JSONText"]),
         library("VFIOUserWire"),
         library("VFIOUserNegotiation", ["JSONText", "VFIOUserWire"]),
         library("DMA", ["LinuxHost"]),
