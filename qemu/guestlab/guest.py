@@ -1,10 +1,8 @@
 """A Linux guest under QEMU, commanded from the host."""
 
-import contextlib
 import re
 import shlex
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,7 +61,9 @@ class Guest:
         self.machine = machine
         self.console = directory / f"{name}.console"
         self.errors = directory / f"{name}.qemu"
+        self.tolerated: tuple[str, ...] = ()
         self._transcript = transcript
+        self._started = ""
         socket_path = directory / f"{name}.commands"
         socket_path.unlink(missing_ok=True)
         self._channel = CommandChannel(socket_path, lambda: self._child.is_running)
@@ -114,35 +114,42 @@ class Guest:
         """The digest of a file or device as the guest reads it."""
         return self.expect_ok(f"sha256sum {path}", limit).split()[0]
 
-    @contextlib.contextmanager
-    def meanwhile(self, command: str, limit: float = COMMAND_LIMIT) -> Iterator[None]:
-        """Runs a shell command in the background of what the block does; at the block's end it must succeed."""
+    def start(self, command: str) -> None:
+        """Starts a shell command in the background; its output and status are kept for `finish_started`."""
         self._transcript.guest_command(self.name, f"{command} &")
-        script = f"( {command} ) </dev/null >/tmp/meanwhile 2>&1; echo $? >/tmp/meanwhile.status"
-        start = f"rm -f /tmp/meanwhile*; ( {script} ) >/dev/null 2>&1 & echo started"
-        self.expect_ok(start, is_shown=False)
-        yield
-        wait = f"n=0; until [ -s /tmp/meanwhile.status ]; do sleep 0.1; n=$((n+1)); [ $n -lt {int(limit * 10)} ] || exit 1; done"
-        status, _ = self.run(wait, limit + 30, is_shown=False)
-        if status != 0:
-            raise ScenarioFailed(f"in the guest, not finished after {limit:g} s: {command}")
-        output = self.expect_ok("cat /tmp/meanwhile", is_shown=False)
-        self._transcript.note(f"{'':<7} (the command in the background has ended)")
+        self._started = command
+        script = f"( {command}\n) </dev/null >/tmp/started 2>&1; echo $? >/tmp/started.status"
+        self.expect_ok(f"rm -f /tmp/started*; ( {script} ) >/dev/null 2>&1 &", is_shown=False)
+
+    def expect_still_running(self) -> None:
+        """Fails if what `start` started has ended: then what went on meanwhile was no test of it."""
+        self.expect_ok("[ ! -e /tmp/started.status ] || ! cat /tmp/started", is_shown=False)
+
+    def finish_started(self, limit: float = COMMAND_LIMIT) -> str:
+        """Waits for the command that `start` started, which must succeed; returns what it printed."""
+        rounds = int(limit * 10)
+        wait = f"n=0; until [ -s /tmp/started.status ]; do n=$((n+1)); [ $n -lt {rounds} ] || exit 1; sleep 0.1; done"
+        status, _ = self.run(wait, limit + 60, is_shown=False)
+        output = self.expect_ok("cat /tmp/started", is_shown=False)
+        self._transcript.note(f"{self.name}: in the background:")
         self._transcript.guest_output(output)
-        background_status = self.expect_ok("cat /tmp/meanwhile.status", is_shown=False)
-        if background_status != "0":
-            raise ScenarioFailed(f"in the guest, status {background_status}, not 0: {command}")
+        if status != 0:
+            raise ScenarioFailed(f"in the guest, not finished after {limit:g} s: {self._started}")
+        status = int(self.expect_ok("cat /tmp/started.status", is_shown=False))
+        if status != 0:
+            raise ScenarioFailed(f"in the guest, status {status}, not 0: {self._started}")
+        return output
 
-    def expect_quiet_kernel(self, allowed: tuple[str, ...] = (), about: str = "nvme|blk_|I/O error|Buffer") -> None:
-        """Fails if the kernel's log holds a complaint about the device.
+    def expect_quiet_kernel(self, *allowed: str) -> None:
+        """Fails if the kernel's log holds a line about disks, PCI or interrupts that is not known to be harmless.
 
-        `about` picks the lines that are looked at; `allowed` are the patterns of lines that a scenario provokes.
+        `allowed` are the patterns of lines that the scenario provokes.
         """
-        harmless = [*_HARMLESS, *allowed]
+        harmless = [*_HARMLESS, *self.tolerated, *allowed]
         complaints = [
             line
             for line in self.expect_ok("dmesg", is_shown=False).splitlines()
-            if re.search(about, line) and not any(re.search(pattern, line) for pattern in harmless)
+            if re.search(_SUSPICIOUS, line) and not any(re.search(pattern, line) for pattern in harmless)
         ]
         if complaints:
             raise ScenarioFailed("the guest's kernel complains:\n" + "\n".join(complaints))
@@ -157,6 +164,13 @@ class Guest:
         self._channel.send_without_answer("sync; reboot -f")
         self._channel.wait_until_ready(BOOT_LIMIT)
         self._transcript.note(f"{self.name} booted again in {time.monotonic() - start:.1f} s")
+
+    def reset_button(self) -> None:
+        """Restarts the guest as a machine's reset button does: at once, whatever it is doing."""
+        self._transcript.guest_command(self.name, "echo b >/proc/sysrq-trigger")
+        self._channel.send_without_answer("echo b >/proc/sysrq-trigger")
+        self._channel.wait_until_ready(BOOT_LIMIT)
+        self._transcript.note(f"{self.name} booted again")
 
     def power_off(self) -> None:
         """Shuts the guest down; QEMU must then end with status 0."""
@@ -177,12 +191,19 @@ class Guest:
         return shlex.join(self.machine.command_for_a_person())
 
 
-# Lines that the kernel prints for a device that does everything right.
+# Lines that are looked at: whatever names a disk, and the words of trouble wherever they stand.
+_SUSPICIOUS = (
+    r"nvme|blk_|\bBUG\b|WARNING|RIP:|Call Trace"
+    r"|(?i:error|timeout|timed out|abort|invalid\b|unsupported|\bfail|corrupt|nobody cared|stall|hung\b)"
+)
+
+# Of those, the lines that the kernel prints when everything is right.
 _HARMLESS = (
+    r"RAS: Correctable Errors collector initialized",
     r"nvme nvme\d+: pci function ",
     r"nvme nvme\d+: \d+/\d+/\d+ default/read/poll queues",
-    r"nvme nvme\d+: allocated \d+ MiB host memory buffer",
     r"nvme nvme\d+: (resetting controller|Shutdown timeout set to \d+ seconds)",
-    r"nvme\d+n\d+: p\d+",
-    r"(EXT4-fs|NVMe|nvme_keyring|Key type|Block layer|Command line|Kernel command line)",
+    r"nvme nvme\d+: allocated \d+ MiB host memory buffer",
+    r"EXT4-fs \(nvme\d+n\d+\): (un)?mount(ed|ing) filesystem ",
+    r"Command line: ",
 )

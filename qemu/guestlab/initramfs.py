@@ -12,8 +12,9 @@ from guestlab.kernel import Kernel
 
 GUEST_FILES = REPOSITORY / "qemu/guest"
 
-_PACKAGES = ["busybox-static", "coreutils", "e2fsprogs", "fio", "nvme-cli", "pciutils", "util-linux"]
+_PACKAGES = ["bash", "busybox-static", "coreutils", "e2fsprogs", "fio", "nvme-cli", "pciutils", "util-linux"]
 _TOOLS = [
+    "usr/bin/bash",
     "usr/bin/dd",
     "usr/bin/lspci",
     "usr/sbin/blkdiscard",
@@ -22,6 +23,8 @@ _TOOLS = [
     "usr/sbin/nvme",
 ]
 _LINKS = {
+    # Not busybox's shell, which runs its own dd, blkdiscard and so on whatever lies in PATH.
+    "usr/bin/sh": "bash",
     "usr/sbin/fsck.ext4": "e2fsck",
     "usr/sbin/mkfs.ext4": "mke2fs",
     "bin": "usr/bin",
@@ -36,7 +39,8 @@ class Initramfs:
     """Two archives: `base` is what most scenarios need, `fio` adds fio, whose libraries are four times as large."""
 
     def __init__(self, cache: Cache, kernel: Kernel) -> None:
-        tools = cache.entry(f"guest-tools-{RELEASE}", _fetch_tools)
+        packages = hashlib.sha256(" ".join(_PACKAGES).encode()).hexdigest()[:8]
+        tools = cache.entry(f"guest-tools-{RELEASE}-{packages}", _fetch_tools)
         sources = sorted(file for file in [*GUEST_FILES.iterdir(), Path(__file__)] if file.is_file())
         content = hashlib.sha256(b"".join(file.name.encode() + b"\0" + file.read_bytes() for file in sources))
         name = content.hexdigest()[:16]
