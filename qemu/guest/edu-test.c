@@ -1,11 +1,12 @@
 /*
  * edu-test: a user-space driver for the educational PCI device (id 1234:11e8).
  *
- *     edu-test 0000:00:03.0 intx|msi
+ *     edu-test 0000:00:03.0 intx|msi [IOVA]
  *
  * Identifies the device, computes factorials, takes interrupts and moves data by DMA in both directions, and says what
  * it saw; status 0 if all was right. It reaches the device through VFIO, so the device must be bound to vfio-pci and
- * stand behind an IOMMU; interrupts arrive as eventfds, DMA goes to addresses that this program maps and unmaps.
+ * stand behind an IOMMU; interrupts arrive as eventfds, DMA goes to addresses that this program maps and unmaps. They
+ * begin at IOVA, by default within the 28 bits that the device's DMA engine has unless told otherwise.
  *
  * The register map is that of QEMU's docs/specs/edu.rst.
  */
@@ -51,7 +52,8 @@ enum edu_register {
 
 #define PAGE_SIZE 4096u
 #define BUFFER_SIZE (4 * PAGE_SIZE)
-#define BUFFER_IOVA 0x1230000ull /* within the 28 bits that the device's DMA engine has by default */
+#define DEFAULT_IOVA 0x1230000ull
+#define DEFAULT_DMA_BITS 28
 
 #define WAIT_MILLISECONDS 10000
 #define QUIET_MILLISECONDS 200
@@ -62,6 +64,7 @@ struct edu {
     volatile uint8_t *bar;
     uint32_t interrupt_index; /* VFIO_PCI_INTX_IRQ_INDEX or VFIO_PCI_MSI_IRQ_INDEX */
     int interrupt;            /* eventfd */
+    uint64_t buffer_iova;
 };
 
 static void fail(const char *format, ...)
@@ -200,6 +203,18 @@ static void wait_while(const struct edu *edu, enum edu_register where, uint32_t 
     }
 }
 
+/* Shows the kernel's own line for the interrupt, which says what kind it is and how many arrived. */
+static void show_kernel_line(void)
+{
+    FILE *interrupts = fopen("/proc/interrupts", "r");
+    char line[512];
+    while (interrupts && fgets(line, sizeof(line), interrupts))
+        if (strstr(line, "vfio"))
+            printf("/proc/interrupts: %s", line);
+    if (interrupts)
+        fclose(interrupts);
+}
+
 static void test_registers(const struct edu *edu)
 {
     check(edu_read(edu, EDU_IDENTIFICATION) == EDU_ID, "identification 0x010000ed");
@@ -280,61 +295,69 @@ static bool is_all(const uint8_t *bytes, size_t count, uint8_t value)
 
 static void test_dma(const struct edu *edu)
 {
+    const uint64_t iova = edu->buffer_iova;
     uint8_t *buffer = mmap(NULL, BUFFER_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (buffer == MAP_FAILED)
         fail("memory: %s", strerror(errno));
-    map(edu, buffer, BUFFER_IOVA, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE);
+    map(edu, buffer, iova, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE);
 
     for (size_t i = 0; i < EDU_BUFFER_SIZE; i++)
         buffer[i] = (uint8_t)(i * 7 + i / 251);
     uint8_t *back = buffer + PAGE_SIZE;
     memset(back, 0xee, BUFFER_SIZE - PAGE_SIZE);
-    to_device(edu, BUFFER_IOVA, 0, EDU_BUFFER_SIZE);
-    to_memory(edu, BUFFER_IOVA + PAGE_SIZE, 0, EDU_BUFFER_SIZE);
+    to_device(edu, iova, 0, EDU_BUFFER_SIZE);
+    to_memory(edu, iova + PAGE_SIZE, 0, EDU_BUFFER_SIZE);
     check(memcmp(buffer, back, EDU_BUFFER_SIZE) == 0, "4096 bytes to the device and back");
     check(is_all(back + EDU_BUFFER_SIZE, 2 * PAGE_SIZE, 0xee), "and not one byte more");
 
     /* Ends in the next page, at odd addresses on both sides. */
-    to_memory(edu, BUFFER_IOVA + 3 * PAGE_SIZE - 77, 101, 333);
+    to_memory(edu, iova + 3 * PAGE_SIZE - 77, 101, 333);
     check(memcmp(buffer + 3 * PAGE_SIZE - 77, buffer + 101, 333) == 0, "333 bytes across a page boundary");
     check(is_all(buffer + 2 * PAGE_SIZE, PAGE_SIZE - 77, 0xee)
               && is_all(buffer + 3 * PAGE_SIZE - 77 + 333, PAGE_SIZE + 77 - 333, 0xee),
           "and nothing beside them");
 
+    if (iova >> DEFAULT_DMA_BITS == 0) {
+        memset(back, 0, PAGE_SIZE);
+        to_memory(edu, iova + PAGE_SIZE + (1ull << DEFAULT_DMA_BITS), 0, PAGE_SIZE);
+        check(memcmp(buffer, back, PAGE_SIZE) == 0, "address bits beyond the DMA mask are ignored");
+    }
+
     memset(buffer, 0x5a, 64);
-    start_dma(edu, BUFFER_IOVA, EDU_BUFFER, 64, EDU_DMA_INTERRUPT);
+    start_dma(edu, iova, EDU_BUFFER, 64, EDU_DMA_INTERRUPT);
     take_interrupt(edu, EDU_INTERRUPT_DMA, "a transfer to the device has ended");
     memset(back, 0, PAGE_SIZE);
-    start_dma(edu, EDU_BUFFER, BUFFER_IOVA + PAGE_SIZE, 64, EDU_DMA_TO_MEMORY | EDU_DMA_INTERRUPT);
+    start_dma(edu, EDU_BUFFER, iova + PAGE_SIZE, 64, EDU_DMA_TO_MEMORY | EDU_DMA_INTERRUPT);
     take_interrupt(edu, EDU_INTERRUPT_DMA, "a transfer to memory has ended");
     check(is_all(back, 64, 0x5a) && is_all(back + 64, PAGE_SIZE - 64, 0), "the 64 bytes are there");
 
-    unmap(edu, BUFFER_IOVA, BUFFER_SIZE);
+    unmap(edu, iova, BUFFER_SIZE);
     memset(back, 0x11, PAGE_SIZE);
-    to_memory(edu, BUFFER_IOVA + PAGE_SIZE, 0, 64);
+    to_memory(edu, iova + PAGE_SIZE, 0, 64);
     check(is_all(back, PAGE_SIZE, 0x11), "after the unmap the device writes nothing there");
 
-    map(edu, buffer, BUFFER_IOVA, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ);
-    to_memory(edu, BUFFER_IOVA + PAGE_SIZE, 0, 64);
+    map(edu, buffer, iova, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ);
+    to_memory(edu, iova + PAGE_SIZE, 0, 64);
     check(is_all(back, PAGE_SIZE, 0x11), "nor through a mapping that is for reading");
-    to_device(edu, BUFFER_IOVA + PAGE_SIZE, 64, 64);
-    unmap(edu, BUFFER_IOVA, BUFFER_SIZE);
-    map(edu, buffer, BUFFER_IOVA, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE);
+    to_device(edu, iova + PAGE_SIZE, 64, 64);
+    unmap(edu, iova, BUFFER_SIZE);
+    map(edu, buffer, iova, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE);
     memset(back, 0, PAGE_SIZE);
-    to_memory(edu, BUFFER_IOVA + PAGE_SIZE, 0, 128);
+    to_memory(edu, iova + PAGE_SIZE, 0, 128);
     check(is_all(back, 64, 0x5a) && is_all(back + 64, 64, 0x11), "which it reads all the same");
-    unmap(edu, BUFFER_IOVA, BUFFER_SIZE);
+    unmap(edu, iova, BUFFER_SIZE);
 }
 
 int main(int argc, char **argv)
 {
-    bool is_intx = argc == 3 && strcmp(argv[2], "intx") == 0;
-    if (argc != 3 || (!is_intx && strcmp(argv[2], "msi") != 0)) {
-        fprintf(stderr, "usage: edu-test 0000:00:03.0 intx|msi\n");
+    bool is_intx = argc >= 3 && strcmp(argv[2], "intx") == 0;
+    if (argc < 3 || argc > 4 || (!is_intx && strcmp(argv[2], "msi") != 0)) {
+        fprintf(stderr, "usage: edu-test 0000:00:03.0 intx|msi [IOVA]\n");
         return 64;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     struct edu edu = { .interrupt_index = is_intx ? VFIO_PCI_INTX_IRQ_INDEX : VFIO_PCI_MSI_IRQ_INDEX };
+    edu.buffer_iova = argc == 4 ? strtoull(argv[3], NULL, 0) : DEFAULT_IOVA;
     edu_open(&edu, argv[1]);
     edu.interrupt = eventfd(0, EFD_CLOEXEC);
     set_interrupts(&edu, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, 1, edu.interrupt);
@@ -342,6 +365,7 @@ int main(int argc, char **argv)
     test_registers(&edu);
     test_interrupts(&edu);
     test_dma(&edu);
+    show_kernel_line();
     set_interrupts(&edu, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, 0, -1);
     printf("all right with %s\n", is_intx ? "INTx" : "MSI");
     return 0;

@@ -9,10 +9,12 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+KEPT_SECONDS = 14 * 24 * 3600
 
 
 class Cache:
@@ -29,6 +31,7 @@ class Cache:
         """
         path = self.directory / name
         if path.exists():
+            os.utime(path)
             return path
         with open(self.directory / "lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -36,6 +39,7 @@ class Cache:
                 return path
             for leftover in self.directory.glob("partial-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
+            self._forget_unused()
             partial = Path(tempfile.mkdtemp(prefix="partial-", dir=self.directory))
             try:
                 make(partial / name)
@@ -43,6 +47,12 @@ class Cache:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return path
+
+    def _forget_unused(self) -> None:
+        """Removes files that no run has used for a while, such as an initramfs made of older sources."""
+        for entry in self.directory.iterdir():
+            if entry.is_file() and time.time() - entry.stat().st_mtime > KEPT_SECONDS:
+                entry.unlink()
 
 
 def say(text: str) -> None:

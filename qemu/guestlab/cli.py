@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from guestlab.cache import REPOSITORY, Cache, say
 from guestlab.errors import ScenarioFailed, ScenarioSkipped, SetupFailed, Unavailable
@@ -17,6 +18,8 @@ from guestlab.initramfs import Initramfs
 from guestlab.kernel import Kernel
 from guestlab.lab import Lab, Provision
 from guestlab.machine import QEMU, kvm_works
+from guestlab.measure import measure
+from guestlab.processes import die_with_the_runner
 from guestlab.scenarios import Scenario, all_scenarios
 from guestlab.transcript import Transcript
 
@@ -43,13 +46,12 @@ def main(arguments: list[str]) -> int:
     if options.scenario != "measure" and options.scenario not in scenarios:
         print(f"qemu/run: no scenario {options.scenario}; --list lists them", file=sys.stderr)
         return EXIT_USAGE
-    for ending in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell starts what runs in its background with that one ignored.
+    for ending in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(ending, _interrupt)
     try:
         provision = _provide(options)
         if options.scenario == "measure" and not options.all:
-            from guestlab.measure import measure
-
             return measure(provision, options.rounds)
         if options.shell:
             return _shell(scenarios[options.scenario], provision, options.keep)
@@ -67,8 +69,13 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}; --help says what there is\n")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
         prog="qemu/run", description=_DESCRIPTION, epilog=_EPILOGUE, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("scenario", nargs="?", default="nvme", metavar="SCENARIO", help="what to do (default: nvme)")
@@ -116,7 +123,9 @@ def _backend(existing: Path | None) -> Path:
     if shutil.which("swift") is None:
         raise SetupFailed("swift is not on PATH: a Swift 6.3 toolchain builds the backend")
     say(shlex.join(build))
-    done = subprocess.run(build, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+    done = subprocess.run(
+        build, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=die_with_the_runner
+    )
     if done.returncode != 0:
         raise SetupFailed("the backend does not build")
     where = subprocess.run([*build, "--show-bin-path"], cwd=REPOSITORY, capture_output=True, text=True, check=True)

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from guestlab.errors import Unavailable
+from guestlab.processes import die_with_the_runner
 
 RELEASE = "trixie"
 BACKPORTS = f"{RELEASE}-backports"
@@ -85,7 +86,7 @@ Acquire::http::Timeout "30";
     def _apt(self, program: str, *arguments: str, directory: Path | None = None) -> str:
         done = subprocess.run(
             [program, "-q", "-c", str(self._configuration), *arguments],
-            cwd=directory, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            cwd=directory, preexec_fn=die_with_the_runner, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
         )  # fmt: skip
         if done.returncode != 0:

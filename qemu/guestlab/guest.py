@@ -48,7 +48,7 @@ class Machine:
 
     def command_for_a_person(self) -> list[str]:
         """The same machine with its console on the terminal and a shell on it."""
-        return self.command(["-serial", "mon:stdio"], ["outboard.shell"])
+        return self.command(["-serial", "mon:stdio"], ["quiet", "outboard.shell"])
 
 
 class Guest:
@@ -199,6 +199,7 @@ _SUSPICIOUS = (
 
 # Of those, the lines that the kernel prints when everything is right.
 _HARMLESS = (
+    r"(nvme|pci-stub|vfio-pci|vfio_pci) [\da-f:.]+: Adding to iommu group \d+",
     r"RAS: Correctable Errors collector initialized",
     r"nvme nvme\d+: pci function ",
     r"nvme nvme\d+: \d+/\d+/\d+ default/read/poll queues",

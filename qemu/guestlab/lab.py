@@ -1,10 +1,11 @@
 """What a scenario sees: devices to serve, guests to boot, and checks on the host."""
 
-import dataclasses
 import json
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from guestlab.backend import Backend
 from guestlab.errors import ScenarioFailed, ScenarioSkipped
@@ -31,12 +32,11 @@ class Provision:
 
 
 class Device:
-    """A device under test: served by our backend over vfio-user, or QEMU's own of the same kind.
+    """A device under test: served by our backend over vfio-user, or QEMU's own of the same kind."""
 
-    `client_options` are properties of QEMU's vfio-user client, for example `{"x-no-posted-writes": True}`.
-    """
-
-    def __init__(self, backend: Backend | None, reference: list[str], client_options: dict[str, object]) -> None:
+    def __init__(
+        self, backend: Backend | None, reference: list[str], client_options: Mapping[str, object] = MappingProxyType({})
+    ) -> None:
         self._backend = backend
         self._reference = reference
         self._client_options = client_options
@@ -70,7 +70,7 @@ class Disk(Device):
     """An NVMe disk and the image behind it."""
 
     def __init__(
-        self, image: Image, backend: Backend | None, reference: list[str], client_options: dict[str, object]
+        self, image: Image, backend: Backend | None, reference: list[str], client_options: Mapping[str, object]
     ) -> None:
         super().__init__(backend, reference, client_options)
         self.image = image
@@ -100,12 +100,11 @@ class Lab:
         size: str = "256MiB",
         read_only: bool = False,
         block_size: int = 512,
-        queues: int | None = None,
-        **client_options: object,
+        client_options: Mapping[str, object] = MappingProxyType({}),
     ) -> Disk:
         """Serves `name`.img as an NVMe disk with the serial number `name`; the image is created if it is absent.
 
-        Underscores in `client_options` stand for hyphens: `x_no_posted_writes=True`.
+        `client_options` are properties of QEMU's vfio-user client, for example `{"x-no-posted-writes": True}`.
         """
         image = self.image(name)
         options = ["--image", str(image.path), "--serial", name]
@@ -115,40 +114,60 @@ class Lab:
             options.append("--read-only")
         if block_size != 512:
             options += ["--block-size", str(block_size)]
-        if queues is not None:
-            options += ["--queues", str(queues)]
         if self.is_reference and not image.path.exists():
             image.create(int(size.removesuffix("MiB")) << 20)
         drive = f"if=none,id={name},file={image.path},format=raw,discard=unmap"
         drive += ",read-only=on" if read_only else ""
         blocks = f"logical_block_size={block_size},physical_block_size={block_size}"
         reference = ["-drive", drive, "-device", f"nvme,drive={name},serial={name},{blocks}"]
-        return Disk(image, self._serve("nvme", name, options), reference, _properties(client_options))
+        return Disk(image, self._serve("nvme", name, options), reference, client_options)
 
-    def edu(self, dma_mask: int | None = None, **client_options: object) -> Device:
+    def edu(self, dma_mask: int | None = None) -> Device:
         """Serves the educational device; `dma_mask` is the number of address bits its DMA engine has."""
         options = [] if dma_mask is None else ["--dma-mask", str(dma_mask)]
         mask = "" if dma_mask is None else f",dma_mask={(1 << dma_mask) - 1:#x}"
-        return Device(self._serve("edu", "edu", options), ["-device", f"edu{mask}"], _properties(client_options))
+        return Device(self._serve("edu", "edu", options), ["-device", f"edu{mask}"])
 
-    def guest(
-        self, *devices: Device, name: str = "guest", with_fio: bool = False, iommu: bool = False, **machine: object
-    ) -> Guest:
-        """Boots a guest with the devices at 00:03.0, 00:04.0 and so on; returns once it obeys commands.
+    def machine(
+        self,
+        *devices: Device,
+        processors: int = 1,
+        modules: Sequence[str] = (),
+        with_fio: bool = False,
+        iommu: bool = False,
+        shares_memory: bool = True,
+        resets_allowed: bool = False,
+    ) -> Machine:
+        """A machine with the devices at 00:03.0, 00:04.0 and so on, not started.
 
-        `with_fio` adds fio; `iommu` puts virtio-iommu in front of the devices; further arguments are those of Machine.
+        `modules` are loaded in the guest, `with_fio` adds fio, `iommu` puts QEMU's virtio-iommu in front of the devices,
+        without `shares_memory` the backend gets no descriptor of guest memory, `resets_allowed` lets the guest restart.
         """
-        description = self._machine(devices, with_fio, iommu, machine)
-        self._transcript.note(f"QEMU, for a shell in this guest: {shlex.join(description.command_for_a_person())}")
-        guest = Guest(name, description, self.directory, self._transcript)
+        provision = self._provision
+        arguments = ["-device", "virtio-iommu-pci,addr=2"] if iommu else []
+        for slot, device in enumerate(devices, start=FIRST_SLOT):
+            arguments += device.qemu_arguments(slot)
+        return Machine(
+            qemu=provision.qemu,
+            accelerator=provision.accelerator,
+            kernel=provision.kernel,
+            initramfs=provision.initramfs_with_fio if with_fio else provision.initramfs,
+            memory="768M" if with_fio else "512M",
+            processors=processors,
+            shares_memory=shares_memory,
+            modules=[*(["virtio_iommu"] if iommu else []), *modules],
+            devices=arguments,
+            resets_allowed=resets_allowed,
+        )
+
+    def boot(self, machine: Machine, name: str = "guest") -> Guest:
+        """Starts a machine; returns once its guest obeys commands."""
+        self._transcript.note(f"QEMU, for a shell in this guest: {shlex.join(machine.command_for_a_person())}")
+        guest = Guest(name, machine, self.directory, self._transcript)
         if self.is_reference:
             guest.tolerated = QUIRKS_OF_THE_REFERENCE
         self._guests.append(guest)
         return guest
-
-    def machine_for_a_person(self, *devices: Device, **machine: object) -> Machine:
-        """The machine that `guest` would boot, not started."""
-        return self._machine(devices, True, bool(machine.pop("iommu", False)), machine)
 
     def check(self, is_true: bool, text: str) -> None:
         """Tells what the host found, which must be true."""
@@ -156,12 +175,12 @@ class Lab:
         if not is_true:
             raise ScenarioFailed(f"not true: {text}")
 
-    def check_equal(self, what: str, host: object, guest: object) -> None:
-        """Fails unless the host found what the guest did."""
-        if host != guest:
-            self._transcript.host(f"{what}: {host}")
-            raise ScenarioFailed(f"{what}: the host found {host}, the guest {guest}")
-        self._transcript.host(f"{what}: {host}, as in the guest")
+    def check_equal(self, what: str, found: object, expected: object) -> None:
+        """Tells what the host found, which must be what the guest did."""
+        if found != expected:
+            self._transcript.host(f"{what}: {found}, NOT {expected}")
+            raise ScenarioFailed(f"{what}: found {found}, expected {expected}")
+        self._transcript.host(f"{what}: {found}, as expected")
 
     def finish(self) -> None:
         """The orderly end: guests still running are powered off, backends must end with status 0 and no socket."""
@@ -199,24 +218,3 @@ class Lab:
         self._backends.append(backend)
         backend.start()
         return backend
-
-    def _machine(
-        self, devices: tuple[Device, ...], with_fio: bool, iommu: bool, properties: dict[str, object]
-    ) -> Machine:
-        provision = self._provision
-        initramfs = provision.initramfs_with_fio if with_fio else provision.initramfs
-        machine = Machine(provision.qemu, provision.accelerator, provision.kernel, initramfs)
-        if with_fio:
-            machine.memory = "768M"
-        machine = dataclasses.replace(machine, **properties)
-        arguments = ["-device", "virtio-iommu-pci,addr=2"] if iommu else []
-        if iommu:
-            machine.modules = ["virtio_iommu", *machine.modules]
-        for slot, device in enumerate(devices, start=FIRST_SLOT):
-            arguments += device.qemu_arguments(slot)
-        machine.devices = arguments
-        return machine
-
-
-def _properties(options: dict[str, object]) -> dict[str, object]:
-    return {name.replace("_", "-"): value for name, value in options.items()}

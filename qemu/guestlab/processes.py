@@ -11,8 +11,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 
 
-def _die_with_the_runner() -> None:
-    # The kernel kills the child when the runner is gone, which covers a kill -9 of the runner.
+def die_with_the_runner() -> None:
+    """Called in a child before its program starts: the kernel kills it when the runner is gone, even by kill -9."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -25,7 +25,7 @@ class Child:
         with open(errors, "ab") as error_output:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=error_output,
-                start_new_session=True, preexec_fn=_die_with_the_runner,
+                start_new_session=True, preexec_fn=die_with_the_runner,
             )  # fmt: skip
 
     @property

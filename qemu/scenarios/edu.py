@@ -1,5 +1,7 @@
 """The educational device: factorials, DMA both ways and interrupts, with INTx and with MSI."""
 
+import re
+
 from guestlab.guest import Guest, Machine
 from guestlab.lab import Lab
 
@@ -10,25 +12,24 @@ IN_USER_SPACE = ["vfio_iommu_type1", "vfio_pci"]
 
 
 def run(lab: Lab) -> None:
-    guest = lab.guest(lab.edu(), iommu=True, modules=IN_USER_SPACE)
-    guest.expect_ok(f"lspci -vv -s {ADDRESS}")
+    guest = lab.boot(lab.machine(lab.edu(), iommu=True, modules=IN_USER_SPACE))
+    guest.expect_ok(f"lspci -vv -s {ADDRESS} 2>/dev/null")
     guest.expect_ok(f"vfio-bind {ADDRESS}")
-    for interrupt in ("intx", "msi", "intx"):
-        _drive(lab, guest, interrupt)
+    for kind in ("intx", "msi", "intx"):
+        _drive(lab, guest, kind)
     guest.expect_quiet_kernel()
     guest.power_off()
 
 
-def _drive(lab: Lab, guest: Guest, interrupt: str) -> None:
-    before = _interrupts(guest, interrupt)
-    output = guest.expect_ok(f"edu-test {ADDRESS} {interrupt} & wait $!")
-    lab.check(output.count("ok: interrupt") == 7, f"7 interrupts reached the program by {interrupt.upper()}")
-    lab.check(before is not None, f"the guest's kernel knows of {interrupt.upper()}")
-
-
-def _interrupts(guest: Guest, interrupt: str) -> str | None:
-    return guest.expect_ok("grep -c vfio /proc/interrupts; true")
+def _drive(lab: Lab, guest: Guest, kind: str) -> None:
+    output = guest.expect_ok(f"edu-test {ADDRESS} {kind}")
+    counted = re.search(rf"/proc/interrupts:\s+\d+:\s+(\d+) .*vfio-{kind}", output)
+    lab.check(counted is not None, f"the guest's kernel has an interrupt of the kind {kind.upper()}")
+    by_kernel, by_program = int(counted.group(1)) if counted else 0, output.count("ok: interrupt")
+    # A line that goes down late may be counted by the kernel once more; a message cannot.
+    is_right = by_kernel >= by_program if kind == "intx" else by_kernel == by_program
+    lab.check(is_right, f"the kernel counted {by_kernel} interrupts by {kind.upper()}, the program {by_program}")
 
 
 def shell(lab: Lab) -> Machine:
-    return lab.machine_for_a_person(lab.edu(), iommu=True, modules=IN_USER_SPACE)
+    return lab.machine(lab.edu(), iommu=True, modules=IN_USER_SPACE)

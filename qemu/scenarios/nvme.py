@@ -6,7 +6,7 @@ from guestlab.lab import Lab
 
 def run(lab: Lab) -> None:
     disk = lab.nvme()
-    guest = lab.guest(disk)
+    guest = lab.boot(lab.machine(disk))
     guest.expect_ok("nvme list")
     guest.expect_ok("mkfs.ext4 -q /dev/nvme0n1")
     guest.expect_ok("mount /dev/nvme0n1 /mnt")
@@ -25,4 +25,4 @@ def run(lab: Lab) -> None:
 
 
 def shell(lab: Lab) -> Machine:
-    return lab.machine_for_a_person(lab.nvme())
+    return lab.machine(lab.nvme())

@@ -6,7 +6,7 @@ from guestlab.lab import Lab
 def run(lab: Lab) -> None:
     disk = lab.nvme()
     backend = disk.backend
-    guest = lab.guest(disk, name="orphan")
+    guest = lab.boot(lab.machine(disk), name="orphan")
     guest.expect_ok("dd if=/dev/urandom of=/tmp/data bs=1M count=24 2>&1")
     written = guest.sha256("/tmp/data")
     guest.expect_ok("dd if=/tmp/data of=/dev/nvme0n1 bs=1M seek=32 oflag=direct conv=fsync 2>&1")
@@ -15,7 +15,7 @@ def run(lab: Lab) -> None:
     guest.kill()
 
     backend.start()
-    successor = lab.guest(disk, name="successor")
+    successor = lab.boot(lab.machine(disk), name="successor")
     read = successor.expect_ok("dd if=/dev/nvme0n1 bs=1M skip=32 count=24 2>/dev/null | sha256sum").split()[0]
     lab.check_equal("SHA-256 of what a new guest reads from a new backend", read, written)
     successor.expect_quiet_kernel()

@@ -5,7 +5,7 @@ from guestlab.lab import Lab
 
 def run(lab: Lab) -> None:
     disk = lab.nvme(block_size=4096)
-    guest = lab.guest(disk)
+    guest = lab.boot(lab.machine(disk))
     lab.check_equal("block size", 4096, int(guest.expect_ok("cat /sys/block/nvme0n1/queue/logical_block_size")))
     lab.check_equal("bytes", disk.image.byte_count, int(guest.expect_ok("blockdev --getsize64 /dev/nvme0n1")))
     guest.expect_ok("mkfs.ext4 -q /dev/nvme0n1 && mount /dev/nvme0n1 /mnt")

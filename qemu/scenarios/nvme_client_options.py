@@ -4,10 +4,10 @@ from guestlab.lab import Lab
 
 
 def run(lab: Lab) -> None:
-    for option in ("x_no_posted_writes", "x_send_queued"):
-        disk = lab.nvme(option, **{option: True})
+    for option in ("x-no-posted-writes", "x-send-queued"):
+        disk = lab.nvme(option, client_options={option: True})
         assert disk.backend
-        guest = lab.guest(disk, name=f"guest-{option}")
+        guest = lab.boot(lab.machine(disk), name=f"guest-{option}")
         guest.expect_ok("mkfs.ext4 -q /dev/nvme0n1 && mount /dev/nvme0n1 /mnt")
         guest.expect_ok("dd if=/dev/urandom of=/mnt/proof bs=1M count=16 2>&1")
         written = guest.sha256("/mnt/proof")

@@ -10,7 +10,7 @@ LOAD = (
 
 def run(lab: Lab) -> None:
     disk = lab.nvme()
-    guest = lab.guest(disk, with_fio=True, processors=2)
+    guest = lab.boot(lab.machine(disk, with_fio=True, processors=2))
     function = "/sys/bus/pci/devices/0000:00:03.0"
     guest.expect_ok(f"cat {function}/reset_method")
     guest.expect_ok(f"echo flr >{function}/reset_method")

@@ -5,7 +5,7 @@ from guestlab.lab import Lab
 
 def run(lab: Lab) -> None:
     disk = lab.nvme()
-    guest = lab.guest(disk, iommu=True)
+    guest = lab.boot(lab.machine(disk, iommu=True))
     guest.expect_ok("ls -l /sys/bus/pci/devices/0000:00:03.0/iommu_group")
     guest.expect_ok("mkfs.ext4 -q /dev/nvme0n1 && mount /dev/nvme0n1 /mnt", limit=120)
     guest.expect_ok("dd if=/dev/urandom of=/mnt/proof bs=1M count=8 2>&1", limit=120)

@@ -6,7 +6,7 @@ from guestlab.lab import Lab
 def run(lab: Lab) -> None:
     disk = lab.nvme()
     assert disk.backend
-    guest = lab.guest(disk, shares_memory=False)
+    guest = lab.boot(lab.machine(disk, shares_memory=False))
     guest.expect_ok("mkfs.ext4 -q /dev/nvme0n1 && mount /dev/nvme0n1 /mnt", limit=120)
     guest.expect_ok("dd if=/dev/urandom of=/mnt/proof bs=1M count=8 2>&1", limit=120)
     written = guest.sha256("/mnt/proof")

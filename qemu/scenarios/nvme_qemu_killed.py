@@ -7,7 +7,7 @@ from guestlab.lab import Lab
 
 def run(lab: Lab) -> None:
     disk = lab.nvme()
-    guest = lab.guest(disk, name="killed")
+    guest = lab.boot(lab.machine(disk), name="killed")
     guest.expect_ok("mkfs.ext4 -q /dev/nvme0n1 && mount /dev/nvme0n1 /mnt")
     guest.expect_ok("dd if=/dev/urandom of=/mnt/synced bs=1M count=16 conv=fsync 2>&1; sync")
     written = guest.sha256("/mnt/synced")
@@ -15,7 +15,7 @@ def run(lab: Lab) -> None:
     time.sleep(1.5)  # so that writes are on their way
     guest.kill()
 
-    survivor = lab.guest(disk, name="survivor")
+    survivor = lab.boot(lab.machine(disk), name="survivor")
     # Status 1 is "errors corrected": the journal's replay alone is already one.
     survivor.expect_ok("fsck.ext4 -p -f /dev/nvme0n1 || [ $? -eq 1 ]")
     survivor.expect_ok("mount /dev/nvme0n1 /mnt && ls -l /mnt")

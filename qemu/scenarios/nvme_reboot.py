@@ -5,7 +5,7 @@ from guestlab.lab import Lab
 
 def run(lab: Lab) -> None:
     disk = lab.nvme()
-    guest = lab.guest(disk, resets_allowed=True)
+    guest = lab.boot(lab.machine(disk, resets_allowed=True))
     guest.expect_ok("mkfs.ext4 -q /dev/nvme0n1 && mount /dev/nvme0n1 /mnt")
     guest.expect_ok("dd if=/dev/urandom of=/mnt/before bs=1M count=8 2>&1")
     before = guest.sha256("/mnt/before")

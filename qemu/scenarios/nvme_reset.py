@@ -10,7 +10,7 @@ LOAD = (
 
 def run(lab: Lab) -> None:
     disk = lab.nvme()
-    guest = lab.guest(disk, with_fio=True, processors=2)
+    guest = lab.boot(lab.machine(disk, with_fio=True, processors=2))
     guest.start(LOAD)
     for _ in range(8):
         guest.expect_ok("sleep 0.2; echo 1 >/sys/class/nvme/nvme0/reset_controller")

@@ -9,7 +9,7 @@ BLOCK = 512
 
 def run(lab: Lab) -> None:
     disk = lab.nvme("tour")
-    guest = lab.guest(disk)
+    guest = lab.boot(lab.machine(disk))
 
     guest.expect_ok("nvme list")
     for command in ("id-ctrl /dev/nvme0", "id-ns /dev/nvme0n1", "ns-descs /dev/nvme0n1", "list-ns /dev/nvme0"):

@@ -5,7 +5,7 @@ from guestlab.lab import Lab
 
 def run(lab: Lab) -> None:
     left, right = lab.nvme("left"), lab.nvme("right")
-    guest = lab.guest(left, right, processors=2)
+    guest = lab.boot(lab.machine(left, right, processors=2))
     guest.expect_ok("nvme list")
     guest.expect_ok("[ $(tr -d ' ' </sys/class/nvme/nvme0/serial) = left ]")
     guest.expect_ok("[ $(tr -d ' ' </sys/class/nvme/nvme1/serial) = right ]")
@@ -16,7 +16,9 @@ def run(lab: Lab) -> None:
     guest.finish_started()
     other = guest.sha256("/tmp/other")
     size = int(guest.expect_ok("stat -c %s /tmp/other", is_shown=False))
-    guest.expect_ok("dd if=/dev/nvme0n1 of=/dev/nvme1n1 bs=1M count=32 seek=64 iflag=direct oflag=direct conv=fsync 2>&1")
+    guest.expect_ok(
+        "dd if=/dev/nvme0n1 of=/dev/nvme1n1 bs=1M count=32 seek=64 iflag=direct oflag=direct conv=fsync 2>&1"
+    )
     guest.expect_quiet_kernel()
     guest.power_off()
 
