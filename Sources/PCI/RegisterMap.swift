@@ -70,7 +70,8 @@ public struct RegisterMap<ID: Hashable & Sendable>: Sendable {
     /// The registers that an access touches, in ascending order.
     func registers(touchedAt offset: Int, byteCount: Int) -> [Int] {
         var found: [Int] = []
-        for place in max(0, offset)..<max(0, min(offset + byteCount, self.byteCount)) where owner[place] != Self.none {
+        guard offset >= 0, offset < self.byteCount else { return [] }
+        for place in offset..<min(offset + byteCount, self.byteCount) where owner[place] != Self.none {
             let number = Int(owner[place])
             if found.last != number { found.append(number) }
         }
