@@ -82,7 +82,7 @@ public struct FileSeals: OptionSet, Sendable {
 /// Size, kind and identity of an open file.
 public struct FileStatus: Sendable {
     public enum Kind: Sendable {
-        case regular, blockDevice, other
+        case regular, blockDevice, socket, other
     }
 
     /// The pair that names a file while it is open: two descriptors with equal identities are the same file.
@@ -103,6 +103,7 @@ public struct FileStatus: Sendable {
             switch status.st_mode & S_IFMT {
             case S_IFREG: .regular
             case S_IFBLK: .blockDevice
+            case S_IFSOCK: .socket
             default: .other
             }
         identity = Identity(device: UInt64(status.st_dev), inode: UInt64(status.st_ino))
