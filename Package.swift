@@ -15,8 +15,8 @@ func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target
     .target(name: name, dependencies: dependencies, swiftSettings: house)
 }
 
-func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
-    .testTarget(name: name, dependencies: dependencies, swiftSettings: house)
+func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []) -> Target {
+    .testTarget(name: name, dependencies: dependencies, exclude: exclude, swiftSettings: house)
 }
 
 let package = Package(
@@ -54,5 +54,6 @@ let package = Package(
             ],
             swiftSettings: house),
         tests("BlockStorageTests", ["BlockStorage", "LinuxHost"]),
+        tests("VFIOUserWireTests", ["VFIOUserWire"], exclude: ["Fixtures"]),
     ]
 )
