@@ -55,5 +55,9 @@ let package = Package(
             swiftSettings: house),
         tests("BlockStorageTests", ["BlockStorage", "LinuxHost"]),
         tests("VFIOUserWireTests", ["VFIOUserWire"], exclude: ["Fixtures"]),
+        .target(name: "SchemaExamples", path: "Tests/SchemaExamples", swiftSettings: house),
+        tests("JSONTextTests", ["JSONText"]),
+        tests("ConfigurationTests", ["Configuration", "SchemaExamples"]),
+        tests("VFIOUserNegotiationTests", ["JSONText", "SchemaExamples", "VFIOUserNegotiation", "VFIOUserWire"]),
     ]
 )
