@@ -11,6 +11,15 @@ public struct OwnedDescriptor: ~Copyable, Sendable {
         rawValue = descriptor
     }
 
+    /// Takes over an inherited descriptor if it is an open socket, and keeps it from programs that this one starts;
+    /// `nil`, with nothing changed, if it is anything else.
+    public init?(adoptingSocket descriptor: Int32) {
+        var status = stat()
+        guard unsafe fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK else { return nil }
+        _ = shim_fcntl(descriptor, F_SETFD, FD_CLOEXEC)
+        self.init(adopting: descriptor)
+    }
+
     deinit {
         Glibc.close(rawValue)
     }

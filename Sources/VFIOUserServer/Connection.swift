@@ -19,6 +19,7 @@ struct Connection: ~Copyable {
     private var reply = SessionReply()
     private let poller: Poller
     private var watchedControls = InterruptControls()
+    private var watchedInterest: Poller.Interest = .readable
 
     private enum Token: UInt64 {
         case socket, clientMemory, stop, mask, unmask
@@ -93,9 +94,7 @@ struct Connection: ~Copyable {
             }
             if let ending = try handleMessages() { return ending }
             try sendRequests()
-            try poller.change(
-                socket.descriptor.rawValue, token: Token.socket.rawValue,
-                interest: outgoing.isEmpty ? .readable : .writable)
+            try watchSocket(for: outgoing.isEmpty ? .readable : .writable)
         }
     }
 
@@ -138,6 +137,13 @@ struct Connection: ~Copyable {
             guard clientMemory.appendNextRequest(to: &reply.writer) else { return }
             try outgoing.send(reply, to: socket)
         }
+    }
+
+    /// While the client does not take what it is owed, nothing more is read from it.
+    private mutating func watchSocket(for interest: Poller.Interest) throws(Errno) {
+        guard interest != watchedInterest else { return }
+        try poller.change(socket.descriptor.rawValue, token: Token.socket.rawValue, interest: interest)
+        watchedInterest = interest
     }
 
     /// Watches the event counters by which the client masks and unmasks INTx, which it may just have changed.

@@ -23,7 +23,7 @@ public struct Server: Sendable {
     /// Serves the clients that come to `listener` until `stop` is signalled.
     ///
     /// - Throws: when waiting itself fails; a client's failures are reported and end with the client.
-    public func run(_ listener: borrowing UNIXSocketListener, until stop: EventCounter) throws(ServerError) {
+    public func run(_ listener: UNIXSocketListener, until stop: EventCounter) throws(ServerError) {
         do throws(Errno) {
             let poller = try Poller()
             try poller.add(listener.descriptor.rawValue, token: 0, interest: .readable)

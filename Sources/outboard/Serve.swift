@@ -22,10 +22,16 @@ struct ServeConfigured: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "configured", abstract: "The device that a configuration file names.", shouldDisplay: false)
 
+    /// Whatever stands in the place of a device's name but is none.
+    @Argument var device: String?
+
     @OptionGroup var common: ServeOptions
 
     func validate() throws {
-        if common.config == nil { throw ValidationError("a device is needed: edu, or --config FILE") }
+        if let device { throw ValidationError("there is no device \(device); outboard devices lists them") }
+        if common.config == nil {
+            throw ValidationError("a device is needed, or --config FILE; outboard devices lists them")
+        }
     }
 
     func run() throws {
@@ -39,17 +45,18 @@ struct ServeConfigured: ParsableCommand {
 
 /// The options that every device has.
 struct ServeOptions: ParsableArguments {
-    @Option(help: "Listen on a UNIX socket at this path.")
+    @Option(help: .init("Listen on a UNIX socket at this path.", valueName: "path"))
     var socketPath: String?
 
-    @Option(help: "Serve the one client behind this inherited, connected socket, then end.")
+    @Option(help: .init("Serve the one client behind this inherited, connected socket, then end.", valueName: "n"))
     var fd: Int32?
 
-    @Option(help: "Read options from a JSON file; those on the command line come first.")
+    @Option(help: .init("Read options from a JSON file; those on the command line come first.", valueName: "file"))
     var config: String?
 
     @Option(
-        help: "How much to log: trace, debug, info, notice, warning, error or critical.",
+        help: .init(
+            "How much to log: trace, debug, info, notice, warning, error or critical.", valueName: "level"),
         transform: { name in
             guard let level = Logger.Level(rawValue: name) else { throw ValidationError("no such log level: \(name)") }
             return level
@@ -145,56 +152,71 @@ struct Service {
             let signals = try SignalQueue([SIGTERM, SIGINT])
             switch endpoint {
             case .path(let path): try listen(at: path, signals, makeDevice)
-            case .descriptor(let descriptor): try serveOne(descriptor, signals, makeDevice)
+            case .descriptor(let descriptor): try serve(inherited: descriptor, signals, makeDevice)
             }
         } catch let error as Errno {
             throw Failure(message: "\(deviceName): \(error)")
         }
     }
 
-    private func listen(at path: String, _ signals: borrowing SignalQueue, _ makeDevice: () throws -> any Device) throws {
+    private func listen(
+        at path: String, _ signals: borrowing SignalQueue, _ makeDevice: () throws -> any Device
+    ) throws {
         let listener: UNIXSocketListener
         do throws(Errno) {
             listener = try UNIXSocketListener(path: path)
         } catch {
             throw Failure(message: "socket \(path): \(describe(error))")
         }
-        // The listener's owner is this frame: the socket file is gone when it returns, however it does.
-        let server = Server(device: try makeDevice(), report: report)
-        let (stop, ended) = (try EventCounter(), try EventCounter())
-        let thread = try OSThread(name: "connection") { [logger] in
+        try serve(listener, "listening on \(path)", signals, makeDevice)
+    }
+
+    /// A socket that was inherited may be one that listens or one that is connected to the only client there will be.
+    private func serve(
+        inherited descriptor: Int32, _ signals: borrowing SignalQueue, _ makeDevice: () throws -> any Device
+    ) throws {
+        guard let socket = OwnedDescriptor(adoptingSocket: descriptor) else {
+            throw Failure(message: "--fd \(descriptor): not a socket")
+        }
+        if let copy = try? socket.duplicate(), let listener = try? UNIXSocketListener(adopting: copy) {
+            try serve(listener, "listening on descriptor \(descriptor)", signals, makeDevice)
+            return
+        }
+        let connection = UNIXSocket(adopting: socket)
+        try serve("serving descriptor \(descriptor)", signals, makeDevice) { server, stop in
+            server.serve(connection, until: stop)
+        }
+    }
+
+    private func serve(
+        _ listener: UNIXSocketListener, _ announcement: String, _ signals: borrowing SignalQueue,
+        _ makeDevice: () throws -> any Device
+    ) throws {
+        let logger = logger
+        try serve(announcement, signals, makeDevice) { server, stop in
             do throws(ServerError) {
                 try server.run(listener, until: stop)
             } catch {
                 logger.error("cannot serve any longer", metadata: ["cause": "\(error)"])
             }
-            ended.signal()
         }
-        FileOutput.standardOutput.write("\(deviceName): listening on \(path)\n")
-        try waitForEnd(signals, ended)
-        stop.signal()
-        thread.join()
     }
 
-    private func serveOne(
-        _ descriptor: Int32, _ signals: borrowing SignalQueue, _ makeDevice: () throws -> any Device
+    /// Makes the device, announces it and runs `work` on a thread of its own until it ends or a signal ends it.
+    private func serve(
+        _ announcement: String, _ signals: borrowing SignalQueue, _ makeDevice: () throws -> any Device,
+        _ work: @escaping @Sendable (Server, EventCounter) -> Void
     ) throws {
-        let inherited = OwnedDescriptor(adopting: descriptor)
-        guard let kind = try? inherited.status().kind, kind == .socket else {
-            _ = inherited.take()
-            throw Failure(message: "--fd \(descriptor): not a socket")
-        }
-        let socket = UNIXSocket(adopting: inherited)
         let server = Server(device: try makeDevice(), report: report)
         let (stop, ended) = (try EventCounter(), try EventCounter())
         let thread = try OSThread(name: "connection") {
-            server.serve(socket, until: stop)
+            work(server, stop)
             ended.signal()
         }
-        FileOutput.standardOutput.write("\(deviceName): serving descriptor \(descriptor)\n")
+        FileOutput.standardOutput.write("\(deviceName): \(announcement)\n")
+        defer { thread.join() }
+        defer { stop.signal() }
         try waitForEnd(signals, ended)
-        stop.signal()
-        thread.join()
     }
 
     private func waitForEnd(_ signals: borrowing SignalQueue, _ ended: EventCounter) throws(Errno) {

@@ -9,7 +9,7 @@ struct ServeEdu: ParsableCommand {
 
     @OptionGroup var common: ServeOptions
 
-    @Option(help: "How many address bits the DMA engine has, 12 to 64. (default: 28)")
+    @Option(help: .init("How many address bits the DMA engine has, 12 to 64. (default: 28)", valueName: "bits"))
     var dmaMask: Int?
 
     func validate() throws {
