@@ -114,3 +114,25 @@ final class Shared<Value: Sendable>: Sendable {
 
     func wait(until isDone: (Value) -> Bool) { monitor.wait { isDone($0) ? () : nil } }
 }
+
+/// Numbers that are the same for the same seed, whatever the library does. SplitMix64
+struct SeededGenerator: RandomNumberGenerator {
+    private var state: UInt64
+
+    init(seed: UInt64) { state = seed }
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9e37_79b9_7f4a_7c15
+        var value = state
+        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
+        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
+        return value ^ (value >> 31)
+    }
+}
+
+/// An object over a descriptor that does not allow writing.
+func readOnlyObject(pages count: UInt64 = 64) throws -> MemoryObject {
+    let file = try OwnedDescriptor.anonymousMemory(name: "read-only", byteCount: Int(count * page))
+    let number = unsafe open("/proc/self/fd/\(file.rawValue)", O_RDONLY | O_CLOEXEC)
+    return try MemoryObject(adopting: number)
+}
