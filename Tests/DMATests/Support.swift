@@ -81,13 +81,20 @@ func errorOf(_ body: () throws(DMAError) -> Void) -> DMAError? {
     }
 }
 
-/// The entries of `/proc/self/fd`, less the one that listing takes.
-func openDescriptorCount() throws -> Int {
+/// How many descriptors of this process are open on files whose name contains `name`.
+func openDescriptorCount(of name: String) throws -> Int {
     guard let directory = unsafe opendir("/proc/self/fd") else { throw DMAError(errno: errno) }
     defer { unsafe closedir(directory) }
     var count = 0
-    while unsafe readdir(directory) != nil { count += 1 }
-    return count - 3
+    while let entry = unsafe readdir(directory) {
+        let number = unsafe withUnsafePointer(to: &entry.pointee.d_name) { pointer in
+            unsafe pointer.withMemoryRebound(to: CChar.self, capacity: 256) { unsafe String(cString: $0) }
+        }
+        var target = [CChar](repeating: 0, count: 256)
+        let length = unsafe readlink("/proc/self/fd/\(number)", &target, target.count - 1)
+        if length > 0, unsafe strstr(target, name) != nil { count += 1 }
+    }
+    return count
 }
 
 /// The lines of `/proc/self/maps` that name memory of a kind.
