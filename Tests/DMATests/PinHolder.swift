@@ -63,6 +63,15 @@ final class PinHolder: Sendable {
         }
     }
 
+    /// As `pin`, and writes one byte through the pin while no callback can release it.
+    func pin(_ range: IOVARange, writing byte: UInt8, at offset: Int) throws(DMAError) {
+        try state.withLock { (state) throws(DMAError) in
+            let pinned = try access.pin(range, rights: .write)
+            unsafe pinned.forEachSegment { segment in unsafe segment[offset] = byte }
+            state.pins.append((range, PinnedBox(pinned)))
+        }
+    }
+
     /// Lets one pin go, if there is any.
     func unpinAny() {
         state.withLock { $0.pins.popLast() }?.box.unpin()
