@@ -53,6 +53,8 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: house),
+        tests("LinuxHostTests", ["LinuxHost"]),
+        tests("DMATests", ["DMA", "LinuxHost"]),
         tests("BlockStorageTests", ["BlockStorage", "LinuxHost"]),
         tests("VFIOUserWireTests", ["VFIOUserWire"], exclude: ["Fixtures"]),
         .target(name: "SchemaExamples", path: "Tests/SchemaExamples", swiftSettings: house),

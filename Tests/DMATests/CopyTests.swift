@@ -1,7 +1,7 @@
 import DMA
 import Testing
 
-@Suite struct `Copying mappings` {
+@Suite final class `Copying mappings` {
     let object: MemoryObject
     let source = IOAddressSpace()
     let target = IOAddressSpace()
@@ -12,6 +12,8 @@ import Testing
         for page in 0..<64 as Range<UInt64> { object.fill(pages(page), with: UInt8(page)) }
         try access.attach(to: target)
     }
+
+    deinit { access.destroy() }
 
     @Test func `M39, M40 a range inside several mappings becomes a piece for each`() throws {
         try source.map(object, pages: pages(4, 4))

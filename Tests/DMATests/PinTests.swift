@@ -1,7 +1,7 @@
 import DMA
 import Testing
 
-@Suite struct `Pinning` {
+@Suite final class `Pinning` {
     let object: MemoryObject
     let other: MemoryObject
     let space = IOAddressSpace()
@@ -12,6 +12,8 @@ import Testing
         other = try .anonymous(byteCount: 64 * Int(page))
         try access.attach(to: space)
     }
+
+    deinit { access.destroy() }
 
     private func pinError(
         _ range: IOVARange, _ rights: AccessRights = .read, by access: DMAAccess? = nil

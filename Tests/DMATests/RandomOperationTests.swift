@@ -155,7 +155,7 @@ import Testing
                 try spaces[space].map(backing, at: IOVA(first), byteCount: count, rights: rights)
             }
             note("map", actual)
-            return ("map \(count) at \(IOVA(first)) \(rights) in \(space): \(actual.map { "\($0)" } ?? "done")", actual == expected)
+            return ("map \(count) bytes at \(IOVA(first)) \(rights) in \(space)", actual == expected)
         }
 
         private mutating func unmap(_ space: Int) -> (String, Bool) {

@@ -8,7 +8,8 @@ import Testing
 @Suite struct `Many threads` {
     /// Maps, unmaps, and then looks whether anybody still writes to the page that nobody may reach.
     private static func churn(
-        _ space: IOAddressSpace, _ object: MemoryObject, pages owned: Range<UInt64>, seed: UInt64, _ faults: Shared<[String]>
+        _ space: IOAddressSpace, _ object: MemoryObject, pages owned: Range<UInt64>, seed: UInt64,
+        _ faults: Shared<[String]>
     ) {
         var random = SeededGenerator(seed: seed)
         for round in 0..<300 {

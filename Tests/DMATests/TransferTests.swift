@@ -9,7 +9,7 @@ enum Variant: String, CaseIterable, Sendable {
 @Suite struct `Reading and writing` {
     /// Sixteen pages of memory at addresses 0 and up, some of this process and some of a peer, known to both by the
     /// same offsets.
-    struct Fixture {
+    final class Fixture {
         let space = IOAddressSpace()
         let access = DMAAccess(needsPin: false, onUnmap: nil)
         let object: MemoryObject
@@ -20,6 +20,8 @@ enum Variant: String, CaseIterable, Sendable {
             object = try .anonymous(byteCount: 16 * Int(page))
             try access.attach(to: space)
         }
+
+        deinit { access.destroy() }
 
         func map(_ range: IOVARange, rights: AccessRights = [.read, .write]) throws {
             let isRemote = variant == .remote || (variant == .both && (range.first.rawValue / page) % 2 == 1)
