@@ -35,7 +35,9 @@ let package = Package(
         library("DeviceModel", ["DMA", "LinuxHost"]),
         library("PCI", ["DMA", "DeviceModel", "LinuxHost"]),
         library("BlockStorage", ["LinuxHost"]),
+        library("NVMe", ["BlockStorage", "DMA", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "LinuxHost", "PCI"]),
         tests("BlockStorageTests", ["BlockStorage", "LinuxHost"]),
+        tests("NVMeTests", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "NVMe", "PCI"]),
     ]
 )
