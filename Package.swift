@@ -22,21 +22,38 @@ func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
 let package = Package(
     name: "outboard",
     products: [
-        .library(name: "DMA", targets: ["DMA"])
+        .executable(name: "outboard", targets: ["outboard"]),
+        .library(name: "DMA", targets: ["DMA"]),
     ],
-    dependencies: [],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+    ],
     targets: [
         .systemLibrary(name: "CJSONC", pkgConfig: "json-c", providers: [.apt(["libjson-c-dev"])]),
         .target(name: "CLinuxShims"),
         library("LinuxHost", ["CLinuxShims"]),
         library("JSONText", ["CJSONC"]),
+        library("Configuration", ["JSONText"]),
         library("VFIOUserWire"),
+        library("VFIOUserNegotiation", ["JSONText", "VFIOUserWire"]),
         library("DMA", ["LinuxHost"]),
         library("DeviceModel", ["DMA", "LinuxHost"]),
         library("PCI", ["DMA", "DeviceModel", "LinuxHost"]),
+        library("VFIOUserSession", ["DMA", "DeviceModel", "LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
+        library("VFIOUserServer", ["DMA", "DeviceModel", "LinuxHost", "VFIOUserSession", "VFIOUserWire"]),
         library("BlockStorage", ["LinuxHost"]),
         library("NVMe", ["BlockStorage", "DMA", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "LinuxHost", "PCI"]),
+        .executableTarget(
+            name: "outboard",
+            dependencies: [
+                "BlockStorage", "Configuration", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer",
+                "VFIOUserSession", "VFIOUserWire",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            swiftSettings: house),
         tests("BlockStorageTests", ["BlockStorage", "LinuxHost"]),
         tests("NVMeTests", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "NVMe", "PCI"]),
     ]

@@ -203,7 +203,7 @@ extension FileStore {
             switch status.kind {
             case .regular: return (.regularFile, UInt64(max(0, status.size)))
             case .blockDevice: return (.blockDevice, try file.blockDeviceSize())
-            case .other: break
+            case .socket, .other: break
             }
         } catch {
             throw .cannotOpen(path: path, error)

@@ -1,1 +1,13 @@
+#define _GNU_SOURCE
 #include "CLinuxShims.h"
+
+int shim_accept(int socket) { return accept4(socket, NULL, NULL, SOCK_CLOEXEC); }
+int shim_memfd_create(const char *name, unsigned int flags) { return memfd_create(name, flags); }
+int shim_get_seals(int descriptor) { return fcntl(descriptor, F_GET_SEALS); }
+int shim_add_seals(int descriptor, int seals) { return fcntl(descriptor, F_ADD_SEALS, seals); }
+int shim_fallocate(int descriptor, int mode, off_t offset, off_t byte_count)
+{
+    return fallocate(descriptor, mode, offset, byte_count);
+}
+int shim_set_thread_name(const char *name) { return pthread_setname_np(pthread_self(), name); }
+const char *shim_error_text(int number) { return strerrordesc_np(number); }

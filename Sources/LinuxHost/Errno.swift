@@ -48,6 +48,8 @@ public struct Errno: RawRepresentable, Error, Hashable, Sendable {
     public static let addressInUse = Errno(rawValue: 98)
     /// `ECONNRESET`
     public static let connectionReset = Errno(rawValue: 104)
+    /// `ETOOMANYREFS`
+    public static let tooManyReferences = Errno(rawValue: 109)
     /// `ETIMEDOUT`
     public static let timedOut = Errno(rawValue: 110)
     /// `ECONNREFUSED`

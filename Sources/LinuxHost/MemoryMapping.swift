@@ -38,13 +38,13 @@ extension OwnedDescriptor {
 
     /// The seals on a memory file; empty for a file that cannot have any. `F_GET_SEALS`
     public var seals: FileSeals {
-        let bits = shim_fcntl(rawValue, F_GET_SEALS, 0)
+        let bits = shim_get_seals(rawValue)
         return bits < 0 ? [] : FileSeals(rawValue: bits)
     }
 
     /// Adds seals to a memory file. `F_ADD_SEALS`
     public func add(_ seals: FileSeals) throws(Errno) {
-        try retryingIfInterrupted { shim_fcntl(rawValue, F_ADD_SEALS, seals.rawValue) }
+        try retryingIfInterrupted { shim_add_seals(rawValue, seals.rawValue) }
     }
 
     /// Whether the descriptor was opened for reading and writing, as opposed to one of them. `F_GETFL`
@@ -82,7 +82,7 @@ public struct FileSeals: OptionSet, Sendable {
 /// Size, kind and identity of an open file.
 public struct FileStatus: Sendable {
     public enum Kind: Sendable {
-        case regular, blockDevice, other
+        case regular, blockDevice, socket, other
     }
 
     /// The pair that names a file while it is open: two descriptors with equal identities are the same file.
@@ -103,6 +103,7 @@ public struct FileStatus: Sendable {
             switch status.st_mode & S_IFMT {
             case S_IFREG: .regular
             case S_IFBLK: .blockDevice
+            case S_IFSOCK: .socket
             default: .other
             }
         identity = Identity(device: UInt64(status.st_dev), inode: UInt64(status.st_ino))

@@ -11,6 +11,15 @@ public struct OwnedDescriptor: ~Copyable, Sendable {
         rawValue = descriptor
     }
 
+    /// Takes over an inherited descriptor if it is an open socket, and keeps it from programs that this one starts;
+    /// `nil`, with nothing changed, if it is anything else.
+    public init?(adoptingSocket descriptor: Int32) {
+        var status = stat()
+        guard unsafe fstat(descriptor, &status) == 0, status.st_mode & S_IFMT == S_IFSOCK else { return nil }
+        _ = shim_fcntl(descriptor, F_SETFD, FD_CLOEXEC)
+        self.init(adopting: descriptor)
+    }
+
     deinit {
         Glibc.close(rawValue)
     }
@@ -65,6 +74,15 @@ public struct DescriptorBundle: ~Copyable, Sendable {
         var other = other
         rawValues.append(contentsOf: other.rawValues)
         other.rawValues = []
+    }
+
+    /// A second set of descriptors for the same open files.
+    public func duplicate() throws(Errno) -> DescriptorBundle {
+        var copy = DescriptorBundle()
+        for descriptor in rawValues {
+            copy.rawValues.append(try retryingIfInterrupted { shim_fcntl(descriptor, F_DUPFD_CLOEXEC, 0) })
+        }
+        return copy
     }
 
     /// Lends the numbers for the duration of `body`.

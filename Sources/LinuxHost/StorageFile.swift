@@ -157,7 +157,7 @@ public struct StorageFile: ~Copyable, Sendable {
     }
 
     private func allocate(_ mode: Int32, _ offset: Int64, _ byteCount: Int64) throws(Errno) {
-        try retryingIfInterrupted { fallocate(descriptor.rawValue, mode, Int(offset), Int(byteCount)) }
+        try retryingIfInterrupted { shim_fallocate(descriptor.rawValue, mode, Int(offset), Int(byteCount)) }
     }
 
     private func blockRange(_ request: UInt, _ offset: UInt64, _ byteCount: UInt64) throws(Errno) {

@@ -95,8 +95,9 @@ public final class UNIXSocket: Sendable {
 
 /// A UNIX stream socket that waits for clients at a path.
 ///
-/// The path is removed when the listener goes, unless somebody else has put another socket there meanwhile.
-public struct UNIXSocketListener: ~Copyable, Sendable {
+/// The path is removed with the last reference to the listener, unless somebody else has put another socket there
+/// meanwhile. Any thread may use it.
+public final class UNIXSocketListener: Sendable {
     public let descriptor: OwnedDescriptor
     private let path: String?
     private let identity: FileStatus.Identity?
@@ -114,6 +115,21 @@ public struct UNIXSocketListener: ~Copyable, Sendable {
         descriptor = socket
         self.path = path
         identity = UNIXSocketListener.socketIdentity(at: path)
+    }
+
+    /// Takes over a socket that listens already; its path is somebody else's.
+    ///
+    /// - Throws: `EINVAL` when it does not listen.
+    public init(adopting socket: consuming OwnedDescriptor) throws(Errno) {
+        var isListening: Int32 = 0
+        var size = socklen_t(MemoryLayout<Int32>.size)
+        let status = unsafe getsockopt(socket.rawValue, SOL_SOCKET, SO_ACCEPTCONN, &isListening, &size)
+        guard status == 0, isListening != 0 else { throw .invalidArgument }
+        let flags = try retryingIfInterrupted { shim_fcntl(socket.rawValue, F_GETFL, 0) }
+        try retryingIfInterrupted { shim_fcntl(socket.rawValue, F_SETFL, flags | O_NONBLOCK) }
+        descriptor = socket
+        path = nil
+        identity = nil
     }
 
     deinit {

@@ -18,6 +18,8 @@ public struct WriteRegions: Hashable, Sendable {
     public struct Write: Hashable, Sendable {
         public static let byteCount = 24
         public static let maximumDataByteCount = 8
+        /// Where in a write the bytes lie, `count` of them.
+        public static let dataOffset = 16
 
         public var offset: UInt64
         public var region: UInt32

@@ -1,12 +1,11 @@
 // What Swift cannot import from the C library: function-like macros, variadic functions and headers that the Glibc
 // module leaves out. Nothing here decides anything; every function is one call or one documented idiom.
+//
+// Functions of GNU and Linux that hide behind _GNU_SOURCE are in shims.c: the macro changes the definition of types that
+// the Glibc module shows too, and Swift refuses two definitions of one type.
 
 #ifndef OUTBOARD_C_LINUX_SHIMS_H
 #define OUTBOARD_C_LINUX_SHIMS_H
-
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
 
 #include <errno.h>
 #include <fcntl.h>
@@ -106,7 +105,7 @@ static inline ssize_t shim_send_message(int socket, const void *first, size_t fi
 static inline int shim_open(const char *path, int flags, mode_t mode) { return open(path, flags, mode); }
 static inline int shim_fcntl(int descriptor, int command, int argument) { return fcntl(descriptor, command, argument); }
 // The text for an error number: static, untranslated, safe on any thread; NULL for an unknown number.
-static inline const char *shim_error_text(int number) { return strerrordesc_np(number); }
+const char *shim_error_text(int number);
 
 static inline ssize_t shim_read_link(const char *path, uint8_t *target, size_t count)
 {
@@ -130,7 +129,7 @@ static inline int shim_connect_path(int socket, const char *path)
     struct sockaddr_un address = shim_socket_address(path);
     return connect(socket, (struct sockaddr *)&address, sizeof(address));
 }
-static inline int shim_accept(int socket) { return accept4(socket, NULL, NULL, SOCK_CLOEXEC); }
+int shim_accept(int socket);
 // preadv(2) and pwritev(2). A segment is an iovec under another name: the importer finds that one in two modules.
 struct shim_segment { void *address; size_t count; };
 _Static_assert(sizeof(struct shim_segment) == sizeof(struct iovec) &&
@@ -145,8 +144,11 @@ static inline ssize_t shim_write_segments(int descriptor, const struct shim_segm
     return pwritev(descriptor, (const struct iovec *)segments, count, offset);
 }
 
-static inline int shim_memfd_create(const char *name, unsigned int flags) { return memfd_create(name, flags); }
-static inline int shim_set_thread_name(const char *name) { return pthread_setname_np(pthread_self(), name); }
+int shim_memfd_create(const char *name, unsigned int flags);
+int shim_get_seals(int descriptor);
+int shim_add_seals(int descriptor, int seals);
+int shim_fallocate(int descriptor, int mode, off_t offset, off_t byte_count);
+int shim_set_thread_name(const char *name);
 
 // ioctl(2) is variadic. BLKDISCARD and BLKZEROOUT take a range of two 64-bit numbers: offset and length in bytes.
 static inline int shim_block_device_size(int descriptor, uint64_t *bytes) { return ioctl(descriptor, BLKGETSIZE64, bytes); }

@@ -1,0 +1,66 @@
+/// One device to serve and where, as a configuration file describes it.
+///
+/// Says what the command line of `outboard serve` can say, by the same names in camel case. What a file leaves out is
+/// nil; the defaults are the tool's and the devices'. The text is JSON as `schemas/device-options.schema.json` has it.
+/// This module must not know devices or open anything: whether the image exists is found out later.
+public struct DeviceConfiguration: Hashable, Sendable {
+    /// Where clients find the server.
+    public enum Listener: Hashable, Sendable {
+        case socketPath(String)
+        /// A listening or connected socket that was inherited.
+        case descriptor(Int32)
+    }
+
+    public enum Device: Hashable, Sendable {
+        case nvme(NVMeOptions)
+        case edu(EduOptions)
+
+        /// The name the command line knows the device by.
+        public var name: String {
+            switch self {
+            case .nvme: "nvme"
+            case .edu: "edu"
+            }
+        }
+    }
+
+    public var device: Device
+    public var listener: Listener?
+
+    public init(device: Device, listener: Listener? = nil) {
+        self.device = device
+        self.listener = listener
+    }
+}
+
+/// The options of `outboard serve nvme`.
+public struct NVMeOptions: Hashable, Sendable {
+    public var image: String
+    /// Bytes an absent image is created with; a multiple of the block size.
+    public var size: UInt64?
+    public var readOnly: Bool?
+    public var serial: String?
+    /// Pairs of I/O queues.
+    public var queues: Int?
+    /// Bytes.
+    public var blockSize: Int?
+
+    public static let queueCounts = 1...64
+    public static let blockSizes = [512, 4096]
+    /// Characters of a serial number: the field of the Identify data is that long.
+    public static let maximumSerialLength = 20
+
+    public init(image: String) {
+        self.image = image
+    }
+}
+
+/// The options of `outboard serve edu`.
+public struct EduOptions: Hashable, Sendable {
+    /// Bits of the addresses the DMA engine can reach.
+    public var dmaMask: Int?
+
+    public static let dmaMasks = 12...64
+
+    public init() {}
+}

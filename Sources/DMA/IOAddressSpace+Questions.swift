@@ -1,0 +1,39 @@
+import LinuxHost
+
+/// Questions a front end asks before it maps or unmaps on somebody's behalf.
+extension IOAddressSpace {
+    /// Whether exactly this mapping is there: the same range, rights and memory. A second copy of a request that was
+    /// carried out already can be told from a conflict by it.
+    public func hasMapping(_ backing: MappingBacking, at range: IOVARange, rights: AccessRights) -> Bool {
+        state.withLock { state in
+            guard let mapping = state.table.entry(at: range.first)?.value else { return false }
+            return mapping.range == range && mapping.rights == rights && !mapping.isBlocked
+                && mapping.backing.isSame(as: backing)
+        }
+    }
+
+    /// Whether a mapping lies partly inside and partly outside a range, so that an unmap of the range would have to
+    /// split it, which it refuses.
+    public func splitsMapping(_ range: IOVARange) -> Bool {
+        state.withLock { state in
+            for edge in [range.first, range.last] {
+                guard let mapping = state.table.entry(at: edge)?.value else { continue }
+                if mapping.range.first < range.first || mapping.range.last > range.last { return true }
+            }
+            return false
+        }
+    }
+}
+
+extension Backing {
+    /// Whether a mapping of `other` would show the same bytes. Remote memory is all the peer's, whichever instance
+    /// stands for it.
+    fileprivate func isSame(as other: MappingBacking) -> Bool {
+        switch (self, other) {
+        case (.file(let object, let offset), .file(let otherObject, let otherOffset)):
+            object === otherObject && offset == otherOffset
+        case (.remote(_, let shift), .remote): shift == 0
+        case (.file, .remote), (.remote, .file): false
+        }
+    }
+}

@@ -1,0 +1,128 @@
+import DMA
+public import LinuxHost
+public import PCI
+
+/// QEMU's educational device: a factorial unit, a DMA engine with 4 KiB of memory, and an interrupt that both can raise.
+///
+/// Register for register as QEMU's own `edu`, so that a driver cannot tell them apart, except that a transfer takes as
+/// long as it takes instead of a tenth of a second. Registers are touched on the connection's thread; factorials and
+/// transfers run on a thread of the device's own, because guest memory may take a message to reach.
+public final class Edu: PCIDeviceModel {
+    /// Where the DMA engine sees the device's memory, in its own address space.
+    static let memoryBase: UInt64 = 0x40000
+    static let memoryByteCount: UInt64 = 4096
+    /// Registers below this offset take four-byte accesses only, those from it on also eight-byte ones.
+    static let firstWideRegister: UInt64 = 0x80
+
+    let port: PCIPort
+    let state = Monitor(EduState())
+    private let worker: OSThread
+
+    /// A function with the device behind it.
+    ///
+    /// - Parameter dmaMaskBits: how many address bits the DMA engine has, 12 to 64; the others are ignored.
+    /// - Throws: `EAGAIN` when there is no room for another thread.
+    public static func makeFunction(dmaMaskBits: Int = 28) throws(Errno) -> PCIFunction<Edu> {
+        precondition((12...64).contains(dmaMaskBits), "the DMA engine has 12 to 64 address bits")
+        let mask = dmaMaskBits == 64 ? UInt64.max : (1 << UInt64(dmaMaskBits)) - 1
+        return try PCIFunction(description) { (port) throws(Errno) in try Edu(port: port, addressMask: mask) }
+    }
+
+    private static let description = PCIDescription(
+        vendorID: 0x1234, deviceID: 0x11e8, subsystemVendorID: 0x1af4, subsystemID: 0x1100, revision: 0x10,
+        classCode: PCIClassCode(baseClass: 0xff, subclass: 0x00),
+        bars: [BaseAddressRegister(0, .memory32, byteCount: 1 << 20)],
+        msi: MSIDescription(vectorCount: 1, hasMasking: false), hasPowerManagement: false, isExpress: false)
+
+    private init(port: PCIPort, addressMask: UInt64) throws(Errno) {
+        self.port = port
+        worker = try OSThread(name: "edu") { [state] in
+            EduEngine(port: port, state: state, addressMask: addressMask).run()
+        }
+    }
+
+    deinit {
+        state.update { $0.isStopping = true }
+        worker.join()
+    }
+
+    public func readRegister(bar: Int, at offset: UInt64, byteCount: Int) -> UInt64 {
+        guard Edu.isSupported(offset, byteCount), offset < UInt64(EduRegister.map.byteCount) else { return .max }
+        return state.withLock { $0.registers.read(at: Int(offset), byteCount: byteCount) { _ in 0 } }
+    }
+
+    public func writeRegister(_ value: UInt64, bar: Int, at offset: UInt64, byteCount: Int) {
+        guard Edu.isSupported(offset, byteCount), offset < UInt64(EduRegister.map.byteCount) else { return }
+        state.update { state in
+            for write in state.registers.write(value, at: Int(offset), byteCount: byteCount) { state.act(on: write) }
+            state.tell(port)
+        }
+    }
+
+    /// Waits for a transfer that is under way, but not for long: one that goes by messages ends when the client answers,
+    /// and the client may be waiting for this reset. Its result is dropped either way.
+    public func reset() {
+        state.update { state in
+            state = EduState(generation: state.generation + 1, isTransferring: state.isTransferring)
+            port.setInterruptLine(asserted: false)
+        }
+        _ = state.wait(until: .after(.milliseconds(100))) { $0.isTransferring ? nil : true }
+    }
+
+    public var hasPendingTransactions: Bool { state.withLock { $0.isTransferring } }
+
+    private static func isSupported(_ offset: UInt64, _ byteCount: Int) -> Bool {
+        byteCount == 4 || byteCount == 8 && offset >= firstWideRegister
+    }
+}
+
+/// What the device is doing; everything that reset rebuilds.
+struct EduState {
+    var registers = RegisterBank(EduRegister.map)
+    var memory = [UInt8](repeating: 0, count: Int(Edu.memoryByteCount))
+    /// Counts resets: work that was begun under another number is not the device's any more.
+    var generation = 0
+    var isTransferring = false
+    var isStopping = false
+    /// Whether the message for the present interrupt status is still to be sent.
+    private var hasNews = false
+
+    init(generation: Int = 0, isTransferring: Bool = false) {
+        self.generation = generation
+        self.isTransferring = isTransferring
+    }
+
+    mutating func act(on write: RegisterWrite<EduRegister>) {
+        switch write.id {
+        case .liveness: registers[.liveness] = ~write.new & 0xffff_ffff
+        case .factorial:
+            // A number that comes while another is being worked on is lost.
+            if registers[.status] & EduStatus.computing != 0 {
+                registers[.factorial] = write.old
+            } else {
+                registers[.status] |= EduStatus.computing
+            }
+        case .interruptRaise: raise(write.written)
+        case .interruptAcknowledge: registers[.interruptStatus] &= ~write.written
+        case .dmaSource, .dmaDestination, .dmaCount, .dmaCommand:
+            let previous = write.id == .dmaCommand ? write.old : registers[.dmaCommand]
+            let isRunning = previous & EduDMACommand.start != 0
+            let startsNothing = write.id == .dmaCommand && write.new & EduDMACommand.start == 0
+            // The engine's registers hold still while it runs, and a command that does not start it is ignored.
+            if isRunning || startsNothing { registers[write.id] = write.old }
+        case .identification, .status, .interruptStatus: break
+        }
+    }
+
+    mutating func raise(_ interrupts: UInt64) {
+        registers[.interruptStatus] |= interrupts & 0xffff_ffff
+        if registers[.interruptStatus] != 0 { hasNews = true }
+    }
+
+    /// Brings the line in step with the interrupt status, and sends one message for every time something was raised.
+    mutating func tell(_ port: PCIPort) {
+        port.setInterruptLine(asserted: registers[.interruptStatus] != 0)
+        if hasNews { port.notify(0) }
+        hasNews = false
+    }
+}

@@ -1,0 +1,95 @@
+public import DMA
+public import DeviceModel
+import LinuxHost
+
+/// A device model behind a PCI function: what is left when configuration space, interrupts and the plumbing of guest
+/// memory are the function's.
+///
+/// `readRegister` and the other calls from the bus come on the connection's thread, one at a time, and must wait neither
+/// for a disk nor for guest memory (see `Device`); a model does such work on threads of its own.
+public protocol PCIDeviceModel: AnyObject, Sendable {
+    /// Reads 1, 2, 4 or 8 bytes, naturally aligned, from a BAR.
+    func readRegister(bar: Int, at offset: UInt64, byteCount: Int) -> UInt64
+
+    /// Writes the 1, 2, 4 or 8 low bytes of `value`, naturally aligned, to a BAR.
+    func writeRegister(_ value: UInt64, bar: Int, at offset: UInt64, byteCount: Int)
+
+    /// Back to the state after power-on, with the interrupt line released. When it returns, nothing that was asked of
+    /// the device before touches guest memory any more.
+    func reset()
+
+    /// Guest memory in `range` is about to go: when this returns, the model holds no pin in it. Any thread may call it,
+    /// also several at once. Models whose pins end by themselves soon need not implement it.
+    func release(_ range: IOVARange)
+
+    /// Whether the device has started accesses to guest memory that have not ended. Shown in the PCI Express device
+    /// status register; drivers look at it before they reset the function.
+    var hasPendingTransactions: Bool { get }
+}
+
+extension PCIDeviceModel {
+    public func release(_ range: IOVARange) {}
+    public var hasPendingTransactions: Bool { false }
+}
+
+/// A PCI function: configuration space, BARs and interrupts around a device model.
+public final class PCIFunction<Model: PCIDeviceModel>: Device {
+    public let model: Model
+    public let regions: [Region]
+    let port: PCIPort
+
+    public var interrupts: InterruptSet { port.interrupts }
+
+    /// Makes the model, which may keep the port it is given, and puts it behind a new function.
+    ///
+    /// - Precondition: the description is one that a function can have.
+    public init<Failure: Error>(
+        _ description: PCIDescription, model makeModel: (PCIPort) throws(Failure) -> Model
+    ) throws(Failure) {
+        let relay = UnmapRelay<Model>()
+        port = PCIPort(description) { relay.model?.release($0) }
+        model = try makeModel(port)
+        relay.model = model
+        regions = description.regions
+    }
+
+    public func reset() {
+        // Bus mastering goes first, so that what the model is still doing gets no further.
+        port.update { $0.reset() }
+        model.reset()
+        interrupts.forgetPending()
+    }
+
+    public func attach(to space: IOAddressSpace) throws(DMAError) {
+        try port.access.attach(to: space)
+    }
+
+    public func detach() {
+        // A pin that outlasts the budget of one attempt belongs to work that is still under way; memory must not go
+        // before it has ended, and there is nobody left to tell.
+        while true {
+            do throws(DMAError) {
+                try port.access.detach()
+                return
+            } catch .deadlock {
+                continue
+            } catch {
+                return
+            }
+        }
+    }
+}
+
+/// Leads unmap notices to a model that does not exist yet when the port that sends them is made, and does not keep it.
+private final class UnmapRelay<Model: PCIDeviceModel>: Sendable {
+    private struct Holder {
+        weak var model: Model?
+    }
+
+    private let holder = Monitor(Holder())
+
+    var model: Model? {
+        get { holder.withLock { $0.model } }
+        set { holder.withLock { $0.model = newValue } }
+    }
+}

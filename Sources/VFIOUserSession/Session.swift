@@ -1,0 +1,203 @@
+public import DMA
+public import DeviceModel
+public import LinuxHost
+public import VFIOUserNegotiation
+public import VFIOUserWire
+
+/// The server's side of one connection: messages in, replies and decisions out.
+///
+///       version               every other request
+///     ┌──────────┐  accepted ┌─────────┐
+///     │ awaiting ├──────────►│ serving ├──┐ answered in the order they came
+///     │ version  │           └─┬───▲───┘  │
+///     └──┬───────┘             │   └──────┘
+///        │ refused, or         │ end()
+///        │ anything else       ▼
+///        └────────────────►  ended
+///
+/// It opens no socket and starts no thread: the connection brings each message with its descriptors, sends what the
+/// session wrote, and closes when it is told to. All calls come on the connection's thread. Guest memory belongs to the
+/// session: it begins with an empty address space, which the device is attached to until `end()`.
+public struct Session: ~Copyable {
+    /// What the connection does once it has sent the reply.
+    public enum Outcome: Sendable {
+        case goOn
+        /// The peer broke the protocol beyond repair.
+        case close
+    }
+
+    /// What the last message was refused for, for whoever keeps a log; `nil` when it was not.
+    public private(set) var lastRefusal: RequestRefusal?
+
+    let device: any Device
+    let space: IOAddressSpace
+    let objects = MemoryObjectCache()
+    let clientMemory: ClientMemory
+    private var phase = Phase.awaitingVersion
+    private let offer: ServerOffer
+
+    private enum Phase {
+        case awaitingVersion
+        case serving
+        case ended
+    }
+
+    /// Attaches the device to a new, empty address space.
+    ///
+    /// - Throws: what the device's `attach(to:)` throws.
+    public init(device: any Device, clientMemory: ClientMemory, offer: ServerOffer = ServerOffer()) throws(DMAError) {
+        var configuration = IOAddressSpace.Configuration()
+        // QEMU gives a reply five seconds; a device that has not let go by then will not be waited for.
+        configuration.unmapWait = .seconds(3)
+        space = IOAddressSpace(configuration)
+        self.device = device
+        self.clientMemory = clientMemory
+        self.offer = offer
+        try device.attach(to: space)
+    }
+
+    /// Takes the memory away from the device and disconnects its interrupts. Returns when the device has let go.
+    public mutating func end() {
+        guard phase != .ended else { return }
+        phase = .ended
+        clientMemory.close()
+        device.detach()
+        device.interrupts.disconnectAll()
+        _ = try? space.unmap(.everything)
+    }
+
+    /// Handles one whole message.
+    ///
+    /// - Parameters:
+    ///   - descriptors: those that came with it; what the session does not keep is closed.
+    ///   - reply: where the reply is written, with the descriptors that go with it; nothing when none is due.
+    public mutating func handle(
+        _ header: MessageHeader, payload: Span<UInt8>, descriptors: consuming DescriptorBundle, lostDescriptors: Bool,
+        reply: inout SessionReply
+    ) -> Outcome {
+        lastRefusal = nil
+        if header.kind == .reply {
+            _ = clientMemory.receive(header, payload: payload)
+            return .goOn
+        }
+        do throws(RequestRefusal) {
+            if lostDescriptors { throw .lostDescriptors }
+            if descriptors.count > offer.maximumMessageDescriptors { throw .tooManyDescriptors }
+            let request = try parse(header, payload)
+            try validate(request, descriptorCount: descriptors.count)
+            switch (phase, request) {
+            case (.awaitingVersion, .version):
+                try negotiate(header, payload, &reply)
+                phase = .serving
+            case (.serving, .version), (.awaitingVersion, _), (.ended, _):
+                throw .outOfOrder(header.command)
+            case (.serving, _):
+                try serve(request, header, payload, &descriptors, &reply)
+            }
+            return .goOn
+        } catch {
+            lastRefusal = error
+            reply.refuse(header, errorNumber: error.errorNumber)
+            return phase == .serving ? .goOn : .close
+        }
+    }
+
+    /// Answers a stream that cannot be read any further; the connection closes.
+    public mutating func handleBroken(id: MessageID, command: Command, error: WireError, reply: inout SessionReply) {
+        lastRefusal = .malformed(error)
+        reply.writer.appendErrorReply(id: id, command: command, errorNumber: error.errno)
+    }
+
+    private func parse(_ header: MessageHeader, _ payload: Span<UInt8>) throws(RequestRefusal) -> Request {
+        do throws(WireError) {
+            try header.validate()
+            return try Request(parsing: payload, command: header.command)
+        } catch {
+            throw .malformed(error)
+        }
+    }
+
+    private func validate(_ request: Request, descriptorCount: Int) throws(RequestRefusal) {
+        do throws(WireError) {
+            try request.validate(descriptorCount: descriptorCount)
+        } catch {
+            throw .malformed(error)
+        }
+    }
+
+    private func negotiate(
+        _ header: MessageHeader, _ payload: Span<UInt8>, _ reply: inout SessionReply
+    ) throws(RequestRefusal) {
+        do throws(NegotiationError) {
+            let agreement = try offer.answer(payload)
+            clientMemory.limitTransfers(toBytes: agreement.sending.maximumTransferSize)
+            reply.answer(header) { agreement.writeReply(to: &$0) }
+        } catch {
+            throw .negotiation(error)
+        }
+    }
+
+    private mutating func serve(
+        _ request: Request, _ header: MessageHeader, _ payload: Span<UInt8>,
+        _ descriptors: inout DescriptorBundle, _ reply: inout SessionReply
+    ) throws(RequestRefusal) {
+        switch request {
+        case .version: throw .outOfOrder(.version)
+        case .mapDMA(let request): try map(request, &descriptors)
+        case .unmapDMA(let request): try unmap(request, header, &reply)
+        case .getDeviceInfo: describeDevice(header, &reply)
+        case .getRegionInfo(let request): try describeRegion(request, header, &reply)
+        case .getRegionIODescriptors(let request): try describeIODescriptors(request, header, &reply)
+        case .getInterruptInfo(let request): try describeInterrupt(request, header, &reply)
+        case .setInterrupts(let request): try setInterrupts(request, payload, &descriptors)
+        case .readRegion(let request): try readRegion(request, header, &reply)
+        case .writeRegion(let request): try writeRegion(request, payload, header, &reply)
+        case .writeRegions(let request): try writeRegions(request, payload, header, &reply)
+        case .resetDevice: reset()
+        // Migration is not offered, so none of its messages is expected; see the checklist's S84 to S89.
+        case .deviceFeature, .readMigrationData, .writeMigrationData: throw .unsupportedFeature
+        }
+        reply.completeIfEmpty(header)
+    }
+
+    /// Requests to the client end first: the client may be unable to answer them before it has the reply to this.
+    private func reset() {
+        clientMemory.cancelTransfers()
+        device.reset()
+    }
+}
+
+/// What a session answers to one message: nothing, or one reply, with descriptors if it has any.
+public struct SessionReply: ~Copyable, Sendable {
+    public var writer: MessageWriter
+    public var descriptors = DescriptorBundle()
+
+    public init(writer: MessageWriter = MessageWriter()) {
+        self.writer = writer
+    }
+
+    /// Forgets the reply and keeps the memory.
+    public mutating func removeAll() {
+        writer.removeAll()
+        if !descriptors.isEmpty { descriptors = DescriptorBundle() }
+    }
+
+    /// Writes a reply whose payload `body` appends, unless the client wants none.
+    mutating func answer(_ header: MessageHeader, _ body: (inout MessageWriter) -> Void) {
+        guard !header.expectsNoReply else { return }
+        writer.beginReply(to: header)
+        body(&writer)
+        writer.finish()
+    }
+
+    /// Writes the reply without payload of a request that has written none.
+    mutating func completeIfEmpty(_ header: MessageHeader) {
+        if writer.bytes.isEmpty { answer(header) { _ in } }
+    }
+
+    mutating func refuse(_ header: MessageHeader, errorNumber: Int32) {
+        guard !header.expectsNoReply else { return }
+        writer.removeAll()
+        writer.appendErrorReply(to: header, errorNumber: errorNumber)
+    }
+}

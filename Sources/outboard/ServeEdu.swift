@@ -1,0 +1,34 @@
+import ArgumentParser
+import Configuration
+import Edu
+
+/// `outboard serve edu`
+struct ServeEdu: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "edu", abstract: "QEMU's educational device: factorials, DMA and interrupts.")
+
+    @OptionGroup var common: ServeOptions
+
+    @Option(help: .init("How many address bits the DMA engine has, 12 to 64. (default: 28)", valueName: "bits"))
+    var dmaMask: Int?
+
+    func validate() throws {
+        if let dmaMask, !EduOptions.dmaMasks.contains(dmaMask) {
+            throw ValidationError("--dma-mask takes 12 to 64 bits")
+        }
+    }
+
+    func run() throws {
+        let file = try common.configuration()
+        var options = EduOptions()
+        if case .edu(let fromFile)? = file?.device { options = fromFile }
+        if let dmaMask { options.dmaMask = dmaMask }
+        try common.serve(options, file)
+    }
+}
+
+extension ServeOptions {
+    func serve(_ options: EduOptions, _ file: DeviceConfiguration?) throws {
+        try service("edu", file).run { try Edu.makeFunction(dmaMaskBits: options.dmaMask ?? 28) }
+    }
+}

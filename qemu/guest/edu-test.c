@@ -1,0 +1,372 @@
+/*
+ * edu-test: a user-space driver for the educational PCI device (id 1234:11e8).
+ *
+ *     edu-test 0000:00:03.0 intx|msi [IOVA]
+ *
+ * Identifies the device, computes factorials, takes interrupts and moves data by DMA in both directions, and says what
+ * it saw; status 0 if all was right. It reaches the device through VFIO, so the device must be bound to vfio-pci and
+ * stand behind an IOMMU; interrupts arrive as eventfds, DMA goes to addresses that this program maps and unmaps. They
+ * begin at IOVA, by default within the 28 bits that the device's DMA engine has unless told otherwise.
+ *
+ * The register map is that of QEMU's docs/specs/edu.rst.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/vfio.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum edu_register {
+    EDU_IDENTIFICATION = 0x00,
+    EDU_LIVENESS = 0x04,
+    EDU_FACTORIAL = 0x08,
+    EDU_STATUS = 0x20,
+    EDU_INTERRUPT_STATUS = 0x24,
+    EDU_INTERRUPT_RAISE = 0x60,
+    EDU_INTERRUPT_ACKNOWLEDGE = 0x64,
+    EDU_DMA_SOURCE = 0x80,
+    EDU_DMA_DESTINATION = 0x88,
+    EDU_DMA_COUNT = 0x90,
+    EDU_DMA_COMMAND = 0x98,
+};
+
+#define EDU_ID 0x010000edu
+#define EDU_STATUS_COMPUTING 0x01u
+#define EDU_STATUS_INTERRUPT 0x80u
+#define EDU_INTERRUPT_FACTORIAL 0x001u
+#define EDU_INTERRUPT_DMA 0x100u
+#define EDU_DMA_START 0x1u
+#define EDU_DMA_TO_MEMORY 0x2u
+#define EDU_DMA_INTERRUPT 0x4u
+#define EDU_BUFFER 0x40000u
+#define EDU_BUFFER_SIZE 4096u
+
+#define PAGE_SIZE 4096u
+#define BUFFER_SIZE (4 * PAGE_SIZE)
+#define DEFAULT_IOVA 0x1230000ull
+#define DEFAULT_DMA_BITS 28
+
+#define WAIT_MILLISECONDS 10000
+#define QUIET_MILLISECONDS 200
+
+struct edu {
+    int container;
+    int device;
+    volatile uint8_t *bar;
+    uint32_t interrupt_index; /* VFIO_PCI_INTX_IRQ_INDEX or VFIO_PCI_MSI_IRQ_INDEX */
+    int interrupt;            /* eventfd */
+    uint64_t buffer_iova;
+};
+
+static void fail(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    printf("FAILED: ");
+    vprintf(format, arguments);
+    printf("\n");
+    va_end(arguments);
+    exit(1);
+}
+
+static void check(bool is_true, const char *what)
+{
+    if (!is_true)
+        fail("%s", what);
+    printf("ok: %s\n", what);
+}
+
+static uint32_t edu_read(const struct edu *edu, enum edu_register where)
+{
+    return *(volatile uint32_t *)(edu->bar + where);
+}
+
+static void edu_write(const struct edu *edu, enum edu_register where, uint32_t value)
+{
+    *(volatile uint32_t *)(edu->bar + where) = value;
+}
+
+static void edu_write64(const struct edu *edu, enum edu_register where, uint64_t value)
+{
+    *(volatile uint64_t *)(edu->bar + where) = value;
+}
+
+static int open_group(const char *address)
+{
+    char link[128], target[256], path[64];
+    snprintf(link, sizeof(link), "/sys/bus/pci/devices/%s/iommu_group", address);
+    ssize_t length = readlink(link, target, sizeof(target) - 1);
+    if (length < 0)
+        fail("%s is behind no IOMMU: %s", address, strerror(errno));
+    target[length] = '\0';
+    const char *number = strrchr(target, '/');
+    snprintf(path, sizeof(path), "/dev/vfio/%.16s", number ? number + 1 : target);
+    int group = open(path, O_RDWR);
+    if (group < 0)
+        fail("%s (is the device bound to vfio-pci?): %s", path, strerror(errno));
+    return group;
+}
+
+static void enable_memory_and_bus_mastering(int device)
+{
+    struct vfio_region_info configuration = { .argsz = sizeof(configuration), .index = VFIO_PCI_CONFIG_REGION_INDEX };
+    if (ioctl(device, VFIO_DEVICE_GET_REGION_INFO, &configuration))
+        fail("configuration space: %s", strerror(errno));
+    uint16_t command;
+    if (pread(device, &command, 2, configuration.offset + 4) != 2)
+        fail("reading the command register: %s", strerror(errno));
+    command |= 0x2 | 0x4;
+    if (pwrite(device, &command, 2, configuration.offset + 4) != 2)
+        fail("writing the command register: %s", strerror(errno));
+}
+
+static void edu_open(struct edu *edu, const char *address)
+{
+    edu->container = open("/dev/vfio/vfio", O_RDWR);
+    int group = open_group(address);
+    if (edu->container < 0 || ioctl(group, VFIO_GROUP_SET_CONTAINER, &edu->container))
+        fail("VFIO container: %s", strerror(errno));
+    if (ioctl(edu->container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU))
+        fail("VFIO IOMMU: %s", strerror(errno));
+    edu->device = ioctl(group, VFIO_GROUP_GET_DEVICE_FD, address);
+    if (edu->device < 0)
+        fail("VFIO device: %s", strerror(errno));
+
+    struct vfio_region_info bar = { .argsz = sizeof(bar), .index = VFIO_PCI_BAR0_REGION_INDEX };
+    if (ioctl(edu->device, VFIO_DEVICE_GET_REGION_INFO, &bar))
+        fail("BAR 0: %s", strerror(errno));
+    check(bar.size == 1 << 20, "BAR 0 has 1 MiB");
+    enable_memory_and_bus_mastering(edu->device);
+    edu->bar = mmap(NULL, bar.size, PROT_READ | PROT_WRITE, MAP_SHARED, edu->device, bar.offset);
+    if (edu->bar == MAP_FAILED)
+        fail("mapping BAR 0: %s", strerror(errno));
+}
+
+static void set_interrupts(const struct edu *edu, uint32_t flags, uint32_t count, int event)
+{
+    union {
+        struct vfio_irq_set set;
+        uint8_t bytes[sizeof(struct vfio_irq_set) + sizeof(int)];
+    } request = { 0 };
+    bool has_event = flags & VFIO_IRQ_SET_DATA_EVENTFD;
+    request.set.argsz = sizeof(struct vfio_irq_set) + (has_event ? sizeof(int) : 0);
+    request.set.flags = flags;
+    request.set.index = edu->interrupt_index;
+    request.set.count = count;
+    if (has_event)
+        memcpy(request.set.data, &event, sizeof(int));
+    if (ioctl(edu->device, VFIO_DEVICE_SET_IRQS, &request.set))
+        fail("VFIO interrupts: %s", strerror(errno));
+}
+
+static bool interrupt_arrives(const struct edu *edu, int milliseconds)
+{
+    struct pollfd event = { .fd = edu->interrupt, .events = POLLIN };
+    uint64_t count;
+    return poll(&event, 1, milliseconds) == 1 && read(edu->interrupt, &count, sizeof(count)) == sizeof(count);
+}
+
+/* Waits for an interrupt with this status, acknowledges it, and makes sure that it was one and not a storm. */
+static void take_interrupt(const struct edu *edu, uint32_t status, const char *why)
+{
+    if (!interrupt_arrives(edu, WAIT_MILLISECONDS))
+        fail("no interrupt: %s", why);
+    uint32_t seen = edu_read(edu, EDU_INTERRUPT_STATUS);
+    if (seen != status)
+        fail("interrupt status 0x%x, not 0x%x: %s", seen, status, why);
+    edu_write(edu, EDU_INTERRUPT_ACKNOWLEDGE, status);
+    if (edu_read(edu, EDU_INTERRUPT_STATUS) != 0)
+        fail("the interrupt status stays after its acknowledgement: %s", why);
+    /* VFIO masks INTx when it arrives, as the line stays up until the device is told. */
+    if (edu->interrupt_index == VFIO_PCI_INTX_IRQ_INDEX)
+        set_interrupts(edu, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK, 1, -1);
+    if (interrupt_arrives(edu, QUIET_MILLISECONDS))
+        fail("an interrupt nobody asked for, after: %s", why);
+    printf("ok: interrupt 0x%x: %s\n", status, why);
+}
+
+static void wait_while(const struct edu *edu, enum edu_register where, uint32_t bit, const char *what)
+{
+    for (int round = 0; edu_read(edu, where) & bit; round++) {
+        if (round == WAIT_MILLISECONDS)
+            fail("takes forever: %s", what);
+        usleep(1000);
+    }
+}
+
+/* Shows the kernel's own line for the interrupt, which says what kind it is and how many arrived. */
+static void show_kernel_line(void)
+{
+    FILE *interrupts = fopen("/proc/interrupts", "r");
+    char line[512];
+    while (interrupts && fgets(line, sizeof(line), interrupts))
+        if (strstr(line, "vfio"))
+            printf("/proc/interrupts: %s", line);
+    if (interrupts)
+        fclose(interrupts);
+}
+
+static void test_registers(const struct edu *edu)
+{
+    check(edu_read(edu, EDU_IDENTIFICATION) == EDU_ID, "identification 0x010000ed");
+    edu_write(edu, EDU_LIVENESS, 0x12345678);
+    check(edu_read(edu, EDU_LIVENESS) == ~0x12345678u, "liveness inverts what is written");
+
+    static const struct {
+        uint32_t argument, result;
+    } factorials[] = { { 0, 1 }, { 1, 1 }, { 5, 120 }, { 12, 479001600 }, { 13, 1932053504 } };
+    edu_write(edu, EDU_STATUS, 0);
+    for (size_t i = 0; i < sizeof(factorials) / sizeof(factorials[0]); i++) {
+        edu_write(edu, EDU_FACTORIAL, factorials[i].argument);
+        wait_while(edu, EDU_STATUS, EDU_STATUS_COMPUTING, "a factorial");
+        uint32_t result = edu_read(edu, EDU_FACTORIAL);
+        if (result != factorials[i].result)
+            fail("factorial of %u: %u, not %u", factorials[i].argument, result, factorials[i].result);
+        printf("ok: %u! = %u%s\n", factorials[i].argument, result, factorials[i].argument > 12 ? " (modulo 2^32)" : "");
+    }
+}
+
+static void test_interrupts(const struct edu *edu)
+{
+    check(!interrupt_arrives(edu, QUIET_MILLISECONDS), "no interrupt before one is raised");
+    for (uint32_t status = 1; status <= 0x80000000 && status != 0; status <<= 10) {
+        edu_write(edu, EDU_INTERRUPT_RAISE, status);
+        take_interrupt(edu, status, "raised by the driver");
+    }
+    edu_write(edu, EDU_STATUS, EDU_STATUS_INTERRUPT);
+    edu_write(edu, EDU_FACTORIAL, 10);
+    take_interrupt(edu, EDU_INTERRUPT_FACTORIAL, "a factorial is ready");
+    check(edu_read(edu, EDU_FACTORIAL) == 3628800, "10! = 3628800");
+    edu_write(edu, EDU_STATUS, 0);
+}
+
+static void start_dma(const struct edu *edu, uint64_t source, uint64_t destination, uint64_t count, uint64_t command)
+{
+    edu_write64(edu, EDU_DMA_SOURCE, source);
+    edu_write64(edu, EDU_DMA_DESTINATION, destination);
+    edu_write64(edu, EDU_DMA_COUNT, count);
+    edu_write64(edu, EDU_DMA_COMMAND, command | EDU_DMA_START);
+}
+
+static void to_device(const struct edu *edu, uint64_t iova, uint32_t offset, uint32_t count)
+{
+    start_dma(edu, iova, EDU_BUFFER + offset, count, 0);
+    wait_while(edu, EDU_DMA_COMMAND, EDU_DMA_START, "a transfer to the device");
+}
+
+static void to_memory(const struct edu *edu, uint64_t iova, uint32_t offset, uint32_t count)
+{
+    start_dma(edu, EDU_BUFFER + offset, iova, count, EDU_DMA_TO_MEMORY);
+    wait_while(edu, EDU_DMA_COMMAND, EDU_DMA_START, "a transfer to memory");
+}
+
+static void map(const struct edu *edu, uint8_t *bytes, uint64_t iova, uint64_t size, uint32_t rights)
+{
+    struct vfio_iommu_type1_dma_map request = {
+        .argsz = sizeof(request), .flags = rights, .vaddr = (uintptr_t)bytes, .iova = iova, .size = size,
+    };
+    if (ioctl(edu->container, VFIO_IOMMU_MAP_DMA, &request))
+        fail("mapping 0x%llx: %s", (unsigned long long)iova, strerror(errno));
+}
+
+static void unmap(const struct edu *edu, uint64_t iova, uint64_t size)
+{
+    struct vfio_iommu_type1_dma_unmap request = { .argsz = sizeof(request), .iova = iova, .size = size };
+    if (ioctl(edu->container, VFIO_IOMMU_UNMAP_DMA, &request) || request.size != size)
+        fail("unmapping 0x%llx: %s", (unsigned long long)iova, strerror(errno));
+}
+
+static bool is_all(const uint8_t *bytes, size_t count, uint8_t value)
+{
+    for (size_t i = 0; i < count; i++)
+        if (bytes[i] != value)
+            return false;
+    return true;
+}
+
+static void test_dma(const struct edu *edu)
+{
+    const uint64_t iova = edu->buffer_iova;
+    uint8_t *buffer = mmap(NULL, BUFFER_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (buffer == MAP_FAILED)
+        fail("memory: %s", strerror(errno));
+    map(edu, buffer, iova, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE);
+
+    for (size_t i = 0; i < EDU_BUFFER_SIZE; i++)
+        buffer[i] = (uint8_t)(i * 7 + i / 251);
+    uint8_t *back = buffer + PAGE_SIZE;
+    memset(back, 0xee, BUFFER_SIZE - PAGE_SIZE);
+    to_device(edu, iova, 0, EDU_BUFFER_SIZE);
+    to_memory(edu, iova + PAGE_SIZE, 0, EDU_BUFFER_SIZE);
+    check(memcmp(buffer, back, EDU_BUFFER_SIZE) == 0, "4096 bytes to the device and back");
+    check(is_all(back + EDU_BUFFER_SIZE, 2 * PAGE_SIZE, 0xee), "and not one byte more");
+
+    /* Ends in the next page, at odd addresses on both sides. */
+    to_memory(edu, iova + 3 * PAGE_SIZE - 77, 101, 333);
+    check(memcmp(buffer + 3 * PAGE_SIZE - 77, buffer + 101, 333) == 0, "333 bytes across a page boundary");
+    check(is_all(buffer + 2 * PAGE_SIZE, PAGE_SIZE - 77, 0xee)
+              && is_all(buffer + 3 * PAGE_SIZE - 77 + 333, PAGE_SIZE + 77 - 333, 0xee),
+          "and nothing beside them");
+
+    if (iova >> DEFAULT_DMA_BITS == 0) {
+        memset(back, 0, PAGE_SIZE);
+        to_memory(edu, iova + PAGE_SIZE + (1ull << DEFAULT_DMA_BITS), 0, PAGE_SIZE);
+        check(memcmp(buffer, back, PAGE_SIZE) == 0, "address bits beyond the DMA mask are ignored");
+    }
+
+    memset(buffer, 0x5a, 64);
+    start_dma(edu, iova, EDU_BUFFER, 64, EDU_DMA_INTERRUPT);
+    take_interrupt(edu, EDU_INTERRUPT_DMA, "a transfer to the device has ended");
+    memset(back, 0, PAGE_SIZE);
+    start_dma(edu, EDU_BUFFER, iova + PAGE_SIZE, 64, EDU_DMA_TO_MEMORY | EDU_DMA_INTERRUPT);
+    take_interrupt(edu, EDU_INTERRUPT_DMA, "a transfer to memory has ended");
+    check(is_all(back, 64, 0x5a) && is_all(back + 64, PAGE_SIZE - 64, 0), "the 64 bytes are there");
+
+    unmap(edu, iova, BUFFER_SIZE);
+    memset(back, 0x11, PAGE_SIZE);
+    to_memory(edu, iova + PAGE_SIZE, 0, 64);
+    check(is_all(back, PAGE_SIZE, 0x11), "after the unmap the device writes nothing there");
+
+    map(edu, buffer, iova, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ);
+    to_memory(edu, iova + PAGE_SIZE, 0, 64);
+    check(is_all(back, PAGE_SIZE, 0x11), "nor through a mapping that is for reading");
+    to_device(edu, iova + PAGE_SIZE, 64, 64);
+    unmap(edu, iova, BUFFER_SIZE);
+    map(edu, buffer, iova, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE);
+    memset(back, 0, PAGE_SIZE);
+    to_memory(edu, iova + PAGE_SIZE, 0, 128);
+    check(is_all(back, 64, 0x5a) && is_all(back + 64, 64, 0x11), "which it reads all the same");
+    unmap(edu, iova, BUFFER_SIZE);
+}
+
+int main(int argc, char **argv)
+{
+    bool is_intx = argc >= 3 && strcmp(argv[2], "intx") == 0;
+    if (argc < 3 || argc > 4 || (!is_intx && strcmp(argv[2], "msi") != 0)) {
+        fprintf(stderr, "usage: edu-test 0000:00:03.0 intx|msi [IOVA]\n");
+        return 64;
+    }
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    struct edu edu = { .interrupt_index = is_intx ? VFIO_PCI_INTX_IRQ_INDEX : VFIO_PCI_MSI_IRQ_INDEX };
+    edu.buffer_iova = argc == 4 ? strtoull(argv[3], NULL, 0) : DEFAULT_IOVA;
+    edu_open(&edu, argv[1]);
+    edu.interrupt = eventfd(0, EFD_CLOEXEC);
+    set_interrupts(&edu, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, 1, edu.interrupt);
+
+    test_registers(&edu);
+    test_interrupts(&edu);
+    test_dma(&edu);
+    show_kernel_line();
+    set_interrupts(&edu, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, 0, -1);
+    printf("all right with %s\n", is_intx ? "INTx" : "MSI");
+    return 0;
+}

@@ -1,0 +1,210 @@
+"""A Linux guest under QEMU, commanded from the host."""
+
+import re
+import shlex
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from guestlab.channel import CommandChannel
+from guestlab.errors import ScenarioFailed
+from guestlab.processes import Child
+from guestlab.transcript import Transcript
+
+BOOT_LIMIT = 120.0
+COMMAND_LIMIT = 60.0
+POWER_OFF_LIMIT = 60.0
+
+
+@dataclass
+class Machine:
+    """The virtual machine of a guest, before any device under test."""
+
+    qemu: list[str]
+    accelerator: str
+    kernel: Path
+    initramfs: Path
+    memory: str = "512M"
+    processors: int = 1
+    shares_memory: bool = True
+    modules: list[str] = field(default_factory=list)
+    devices: list[str] = field(default_factory=list)
+    resets_allowed: bool = False
+
+    def command(self, console: list[str], kernel_words: list[str]) -> list[str]:
+        """QEMU's whole command line, given how its serial ports are connected."""
+        share = "on" if self.shares_memory else "off"
+        words = ["console=ttyS0", "panic=-1", *kernel_words]
+        if self.modules:
+            words.append("outboard.modules=" + ",".join(self.modules))
+        command = [*self.qemu, "-nodefaults", "-display", "none", "-vga", "none", "-net", "none"]
+        command += ["-accel", self.accelerator, "-cpu", "host" if self.accelerator == "kvm" else "max"]
+        command += ["-smp", str(self.processors), "-m", self.memory, "-machine", "q35,memory-backend=mem"]
+        command += ["-object", f"memory-backend-memfd,id=mem,size={self.memory},share={share}"]
+        command += ["-kernel", str(self.kernel), "-initrd", str(self.initramfs), "-append", " ".join(words)]
+        if not self.resets_allowed:
+            command.append("-no-reboot")  # a kernel that panics ends QEMU at once
+        return [*command, *console, *self.devices]
+
+    def command_for_a_person(self) -> list[str]:
+        """The same machine with its console on the terminal and a shell on it."""
+        return self.command(["-serial", "mon:stdio"], ["quiet", "outboard.shell"])
+
+
+class Guest:
+    """A running guest. `boot_seconds` is the time from QEMU's start until the guest obeyed commands."""
+
+    def __init__(
+        self, name: str, machine: Machine, directory: Path, transcript: Transcript, boot_limit: float = BOOT_LIMIT
+    ) -> None:
+        self.name = name
+        self.machine = machine
+        self.console = directory / f"{name}.console"
+        self.errors = directory / f"{name}.qemu"
+        self.tolerated: tuple[str, ...] = ()
+        self._transcript = transcript
+        self._started = ""
+        socket_path = directory / f"{name}.commands"
+        socket_path.unlink(missing_ok=True)
+        self._channel = CommandChannel(socket_path, lambda: self._child.is_running)
+        ports = ["-serial", f"file:{self.console}", "-chardev", f"socket,id=commands,path={socket_path}"]
+        start = time.monotonic()
+        self._child = Child(machine.command([*ports, "-serial", "chardev:commands"], []), self.errors)
+        try:
+            self._channel.wait_until_ready(boot_limit)
+        except ScenarioFailed:
+            self.kill()
+            raise
+        self.boot_seconds = time.monotonic() - start
+        transcript.note(f"{name} booted in {self.boot_seconds:.1f} s")
+
+    @property
+    def is_running(self) -> bool:
+        return self._child.is_running
+
+    @property
+    def process_id(self) -> int:
+        return self._child.process.pid
+
+    def run(self, command: str, limit: float = COMMAND_LIMIT, is_shown: bool = True) -> tuple[int, str]:
+        """Runs a shell command; returns its exit status and what it printed."""
+        if is_shown:
+            self._transcript.guest_command(self.name, command)
+        status, output = self._channel.run(command, limit)
+        if is_shown:
+            self._transcript.guest_output(output)
+        return status, output
+
+    def expect_ok(self, command: str, limit: float = COMMAND_LIMIT, is_shown: bool = True) -> str:
+        """Runs a shell command that must succeed; returns what it printed, without the last line's end."""
+        status, output = self.run(command, limit, is_shown)
+        if status != 0:
+            shown = "" if is_shown else f"; it printed:\n{output}"
+            raise ScenarioFailed(f"in the guest, status {status}, not 0: {command}{shown}")
+        return output.rstrip("\n")
+
+    def expect_failure(self, command: str, limit: float = COMMAND_LIMIT) -> str:
+        """Runs a shell command that must not succeed; returns what it printed."""
+        status, output = self.run(command, limit)
+        if status == 0:
+            raise ScenarioFailed(f"in the guest, this should have failed: {command}")
+        return output.rstrip("\n")
+
+    def sha256(self, path: str, limit: float = COMMAND_LIMIT) -> str:
+        """The digest of a file or device as the guest reads it."""
+        return self.expect_ok(f"sha256sum {path}", limit).split()[0]
+
+    def start(self, command: str) -> None:
+        """Starts a shell command in the background; its output and status are kept for `finish_started`."""
+        self._transcript.guest_command(self.name, f"{command} &")
+        self._started = command
+        script = f"( {command}\n) </dev/null >/tmp/started 2>&1; echo $? >/tmp/started.status"
+        self.expect_ok(f"rm -f /tmp/started*; ( {script} ) >/dev/null 2>&1 &", is_shown=False)
+
+    def expect_still_running(self) -> None:
+        """Fails if what `start` started has ended: then what went on meanwhile was no test of it."""
+        self.expect_ok("[ ! -e /tmp/started.status ] || ! cat /tmp/started", is_shown=False)
+
+    def finish_started(self, limit: float = COMMAND_LIMIT) -> str:
+        """Waits for the command that `start` started, which must succeed; returns what it printed."""
+        rounds = int(limit * 10)
+        wait = f"n=0; until [ -s /tmp/started.status ]; do n=$((n+1)); [ $n -lt {rounds} ] || exit 1; sleep 0.1; done"
+        status, _ = self.run(wait, limit + 60, is_shown=False)
+        output = self.expect_ok("cat /tmp/started", is_shown=False)
+        self._transcript.note(f"{self.name}: in the background:")
+        self._transcript.guest_output(output)
+        if status != 0:
+            raise ScenarioFailed(f"in the guest, not finished after {limit:g} s: {self._started}")
+        status = int(self.expect_ok("cat /tmp/started.status", is_shown=False))
+        if status != 0:
+            raise ScenarioFailed(f"in the guest, status {status}, not 0: {self._started}")
+        return output
+
+    def expect_quiet_kernel(self, *allowed: str) -> None:
+        """Fails if the kernel's log holds a line about disks, PCI or interrupts that is not known to be harmless.
+
+        `allowed` are the patterns of lines that the scenario provokes.
+        """
+        harmless = [*_HARMLESS, *self.tolerated, *allowed]
+        complaints = [
+            line
+            for line in self.expect_ok("dmesg", is_shown=False).splitlines()
+            if re.search(_SUSPICIOUS, line) and not any(re.search(pattern, line) for pattern in harmless)
+        ]
+        if complaints:
+            raise ScenarioFailed("the guest's kernel complains:\n" + "\n".join(complaints))
+        self._transcript.host("the guest's kernel log holds no complaint")
+
+    def reboot(self) -> None:
+        """Restarts the guest within the same QEMU: the machine is reset, the kernel starts anew."""
+        if not self.machine.resets_allowed:
+            raise ScenarioFailed("this guest was started with -no-reboot")
+        self._transcript.guest_command(self.name, "reboot -f")
+        start = time.monotonic()
+        self._channel.send_without_answer("sync; reboot -f")
+        self._channel.wait_until_ready(BOOT_LIMIT)
+        self._transcript.note(f"{self.name} booted again in {time.monotonic() - start:.1f} s")
+
+    def reset_button(self) -> None:
+        """Restarts the guest as a machine's reset button does: at once, whatever it is doing."""
+        self._transcript.guest_command(self.name, "echo b >/proc/sysrq-trigger")
+        self._channel.send_without_answer("echo b >/proc/sysrq-trigger")
+        self._channel.wait_until_ready(BOOT_LIMIT)
+        self._transcript.note(f"{self.name} booted again")
+
+    def power_off(self) -> None:
+        """Shuts the guest down; QEMU must then end with status 0."""
+        self._transcript.guest_command(self.name, "poweroff -f")
+        self._channel.send_without_answer("sync; poweroff -f")
+        status = self._child.wait(POWER_OFF_LIMIT, "QEMU after the guest's power-off")
+        self._channel.close()
+        if status != 0:
+            raise ScenarioFailed(f"QEMU ended with status {status}, not 0")
+
+    def kill(self) -> None:
+        """`kill -9` of QEMU: the machine loses its power."""
+        self._child.kill()
+        self._channel.close()
+
+    def shell_command(self) -> str:
+        """QEMU's command line for a person, as it can be pasted into a shell."""
+        return shlex.join(self.machine.command_for_a_person())
+
+
+# Lines that are looked at: whatever names a disk, and the words of trouble wherever they stand.
+_SUSPICIOUS = (
+    r"nvme|blk_|\bBUG\b|WARNING|RIP:|Call Trace"
+    r"|(?i:error|timeout|timed out|abort|invalid\b|unsupported|\bfail|corrupt|nobody cared|stall|hung\b)"
+)
+
+# Of those, the lines that the kernel prints when everything is right.
+_HARMLESS = (
+    r"(nvme|pci-stub|vfio-pci|vfio_pci) [\da-f:.]+: Adding to iommu group \d+",
+    r"RAS: Correctable Errors collector initialized",
+    r"nvme nvme\d+: pci function ",
+    r"nvme nvme\d+: \d+/\d+/\d+ default/read/poll queues",
+    r"nvme nvme\d+: (resetting controller|Shutdown timeout set to \d+ seconds)",
+    r"nvme nvme\d+: allocated \d+ MiB host memory buffer",
+    r"EXT4-fs \(nvme\d+n\d+\): (un)?mount(ed|ing) filesystem ",
+    r"Command line: ",
+)
