@@ -181,7 +181,8 @@ extension ControllerState {
 extension ControllerState {
     mutating func create(_ command: CreateCompletionQueue) throws(Status) {
         let limit = operation.features.queueCounts.completionQueues
-        guard (1...limit).contains(Int(command.queue.rawValue)), self.index(ofCompletionQueue: command.queue) == nil else {
+        guard (1...limit).contains(Int(command.queue.rawValue)), self.index(ofCompletionQueue: command.queue) == nil
+        else {
             throw .invalidQueueIdentifier
         }
         try checkShape(command.entryCount, command.isContiguous, command.base, CompletionEntry.byteCount)

@@ -222,8 +222,8 @@ extension ControllerState {
 }
 
 extension IOVA {
-    /// Whether `count` entries from this address on end below the top of the address space.
+    /// Whether `count` entries from this address on fit below the top of the address space.
     func holds(_ count: Int, of byteCount: Int) -> Bool {
-        !rawValue.addingReportingOverflow(UInt64(count * byteCount)).overflow
+        !rawValue.addingReportingOverflow(UInt64(count * byteCount - 1)).overflow
     }
 }

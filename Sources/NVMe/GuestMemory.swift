@@ -86,8 +86,9 @@ struct GuestMemory {
         unsafe try fill(pages, byteCount: bytes.count) { (segments) throws(Status) in
             unsafe bytes.withUnsafeBytes { source in
                 var done = 0
-                for unsafe segment in unsafe segments {
-                    unsafe segment.copyMemory(from: UnsafeRawBufferPointer(rebasing: source[done..<done + segment.count]))
+                unsafe segments.forEach { segment in
+                    let part = unsafe UnsafeRawBufferPointer(rebasing: source[done..<done + segment.count])
+                    unsafe segment.copyMemory(from: part)
                     done += segment.count
                 }
             }
@@ -99,7 +100,7 @@ struct GuestMemory {
         var bytes: [UInt8] = []
         bytes.reserveCapacity(byteCount)
         unsafe try drain(pages, byteCount: byteCount) { (segments) throws(Status) in
-            for unsafe segment in unsafe segments { unsafe bytes.append(contentsOf: segment) }
+            unsafe segments.forEach { unsafe bytes.append(contentsOf: $0) }
         }
         return bytes
     }

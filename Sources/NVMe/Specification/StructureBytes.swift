@@ -37,7 +37,8 @@ struct PaddedText: Sendable {
 
 extension [UInt8] {
     /// The little-endian integer at `offset`.
-    func littleEndian<Value: FixedWidthInteger & UnsignedInteger>(at offset: Int, as: Value.Type = Value.self) -> Value {
+    func littleEndian<Value: FixedWidthInteger & UnsignedInteger>(at offset: Int, as: Value.Type = Value.self) -> Value
+    {
         (0..<Value.bitWidth / 8).reduce(0) { $0 | Value(self[offset + $1]) << Value($1 * 8) }
     }
 }
