@@ -15,8 +15,8 @@ func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target
     .target(name: name, dependencies: dependencies, swiftSettings: house)
 }
 
-func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
-    .testTarget(name: name, dependencies: dependencies, swiftSettings: house)
+func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []) -> Target {
+    .testTarget(name: name, dependencies: dependencies, exclude: exclude, swiftSettings: house)
 }
 
 let package = Package(
@@ -54,7 +54,14 @@ let package = Package(
                 .product(name: "Logging", package: "swift-log"),
             ],
             swiftSettings: house),
+        tests("LinuxHostTests", ["LinuxHost"]),
+        tests("DMATests", ["DMA", "LinuxHost"]),
         tests("BlockStorageTests", ["BlockStorage", "LinuxHost"]),
         tests("NVMeTests", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "NVMe", "PCI"]),
+        tests("VFIOUserWireTests", ["VFIOUserWire"], exclude: ["Fixtures"]),
+        .target(name: "SchemaExamples", path: "Tests/SchemaExamples", swiftSettings: house),
+        tests("JSONTextTests", ["JSONText"]),
+        tests("ConfigurationTests", ["Configuration", "SchemaExamples"]),
+        tests("VFIOUserNegotiationTests", ["JSONText", "SchemaExamples", "VFIOUserNegotiation", "VFIOUserWire"]),
     ]
 )

@@ -107,10 +107,10 @@ extension AddressSpaceState {
         updateAlignment()
     }
 
-    /// Lists a consumer, which has yet to be told of the mappings.
+    /// Lists a consumer, which has yet to be told of the mappings, and returns the owner under which it is removed.
     mutating func add(
         _ consumer: any MappingConsumer, aperture: IOVARange, granule: UInt64
-    ) throws(DMAError) {
+    ) throws(DMAError) -> Int {
         guard !consumers.contains(where: { isSame($0.consumer, consumer) }) else { throw .exists }
         guard granule > 0, granule & (granule - 1) == 0, granule <= pageSize else { throw .invalid }
         try requireAlignment(granule)
@@ -122,14 +122,19 @@ extension AddressSpaceState {
         nextOwner += 1
         consumers.append(AttachedConsumer(consumer: consumer, granule: granule, owner: owner))
         updateAlignment()
+        return owner
     }
 
-    /// Strikes a consumer off the list; whether it was on it.
-    mutating func remove(_ consumer: any MappingConsumer) -> Bool {
-        guard let index = consumers.firstIndex(where: { isSame($0.consumer, consumer) }) else { return false }
-        release(owner: consumers.remove(at: index).owner)
+    /// The owner under which a consumer is listed, `nil` when it is not.
+    func owner(of consumer: any MappingConsumer) -> Int? {
+        consumers.first { isSame($0.consumer, consumer) }?.owner
+    }
+
+    /// Strikes a consumer off the list, with its claim on addresses and alignment.
+    mutating func removeConsumer(owner: Int) {
+        consumers.removeAll { $0.owner == owner }
+        release(owner: owner)
         updateAlignment()
-        return true
     }
 
     private func alignment(for access: DMAAccess) -> UInt64 { access.needsPin ? pageSize : 1 }
@@ -191,7 +196,7 @@ extension AddressSpaceState {
                     grantableRights: piece.grantableRights, phase: consumers.isEmpty ? .ready : .settingUp))
             if index + 1 < pieces.count { next = try next.advanced(by: piece.byteCount) }
         }
-        guard mappings.count <= maximumMappings - table.count else { throw .noSpace }
+        guard table.count + mappings.count <= maximumMappings else { throw .noSpace }
         for mapping in mappings { table.insert(mapping, at: mapping.range) }
         return mappings
     }

@@ -42,6 +42,10 @@ public final class DMAAccess: Sendable {
         var copyCount = 0
         /// The threads that callbacks run on, one entry for each.
         var callbackThreads: [pthread_t] = []
+
+        var isChanging: Bool {
+            if case .changing = attachment { true } else { false }
+        }
     }
 
     /// Whether it may pin, and so asks its address space for mappings of whole pages.
@@ -207,7 +211,7 @@ public final class DMAAccess: Sendable {
     func didUnpin() {
         let mayWake = state.withLock { state in
             state.pinCount -= 1
-            return state.pinCount == 0
+            return state.pinCount == 0 && state.isChanging
         }
         if mayWake { state.update { _ in } }
     }
@@ -233,7 +237,7 @@ extension DMAAccess {
         space.wakeWaiters(if: space.state.withLock { $0.endCopy(mapping) })
         let mayWake = state.withLock { state in
             state.copyCount -= 1
-            return state.copyCount == 0
+            return state.copyCount == 0 && state.isChanging
         }
         if mayWake { state.update { _ in } }
     }

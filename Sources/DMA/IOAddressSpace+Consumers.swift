@@ -14,10 +14,10 @@ extension IOAddressSpace {
     ///   outside its aperture; and what it answers to a mapping. Nothing has changed then.
     public func attach(_ consumer: any MappingConsumer) throws(DMAError) {
         let (aperture, granule) = (consumer.aperture, consumer.granule)
-        let mappings = try whenConsumersSettle(exclusively: true) { (state) throws(DMAError) in
-            try state.add(consumer, aperture: aperture, granule: granule)
+        let (mappings, owner) = try whenConsumersSettle(exclusively: true) { (state) throws(DMAError) in
+            let owner = try state.add(consumer, aperture: aperture, granule: granule)
             state.isChangingConsumers = true
-            return state.table.entries(overlapping: .everything).map(\.value)
+            return (state.table.entries(overlapping: .everything).map(\.value), owner)
         }
         for (index, mapping) in mappings.enumerated() {
             do throws(DMAError) {
@@ -25,7 +25,7 @@ extension IOAddressSpace {
             } catch {
                 for told in mappings[..<index].reversed() { consumer.unmap(told.range) }
                 state.update { state in
-                    _ = state.remove(consumer)
+                    state.removeConsumer(owner: owner)
                     state.isChangingConsumers = false
                 }
                 throw error
@@ -39,7 +39,8 @@ extension IOAddressSpace {
     public func detach(_ consumer: any MappingConsumer) {
         let mappings: [Mapping]? = state.wait { state -> [Mapping]?? in
             if state.isChangingConsumers || state.consumerWork > 0 { return nil }
-            guard state.remove(consumer) else { return .some(nil) }
+            guard let owner = state.owner(of: consumer) else { return .some(nil) }
+            state.removeConsumer(owner: owner)
             state.isChangingConsumers = true
             return state.table.entries(overlapping: .everything).map(\.value)
         }

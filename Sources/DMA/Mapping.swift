@@ -46,6 +46,13 @@ public struct MappingSnapshot: Hashable, Sendable {
     public let pinCount: Int
     /// Whether an unmap has closed it to new pins and transfers. It stays so when the unmap fails, until one succeeds.
     public let isBlocked: Bool
+
+    public init(range: IOVARange, rights: AccessRights, pinCount: Int, isBlocked: Bool) {
+        self.range = range
+        self.rights = rights
+        self.pinCount = pinCount
+        self.isBlocked = isBlocked
+    }
 }
 
 extension MappingSnapshot: CustomStringConvertible {

@@ -16,7 +16,7 @@ public protocol RemoteMemory: Sendable {
     func read(at iova: IOVA, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError)
     /// Writes all bytes to the peer's memory at `iova`.
     func write(_ bytes: UnsafeRawBufferPointer, at iova: IOVA) throws(DMAError)
-    /// The mapping is going: transfers under way fail, and none may start any more.
+    /// The mapping is going: transfers under way fail, and so do those that another thread was just about to start.
     ///
     /// Called once, with no lock held, before the `unmap` that removes the mapping returns (or when the address space
     /// goes); for memory that was copied, when the last of its mappings is removed. `unmap` does not wait for transfers:
@@ -56,13 +56,6 @@ enum Backing: Sendable {
         switch self {
         case .file(_, let offset): offset
         case .remote: 0
-        }
-    }
-
-    var isWritable: Bool {
-        switch self {
-        case .file(let object, _): object.isWritable
-        case .remote: true
         }
     }
 

@@ -54,19 +54,18 @@ public final class Edu: PCIDeviceModel {
     public func writeRegister(_ value: UInt64, bar: Int, at offset: UInt64, byteCount: Int) {
         guard Edu.isSupported(offset, byteCount), offset < UInt64(EduRegister.map.byteCount) else { return }
         state.update { state in
-            for write in state.registers.write(value, at: Int(offset), byteCount: byteCount) { state.act(on: write) }
+            for write in state.registers.write(value, at: Int(offset), byteCount: byteCount) {
+                state.act(on: write, memory: port.memory)
+            }
             state.tell(port)
         }
     }
 
-    /// Waits for a transfer that is under way, but not for long: one that goes by messages ends when the client answers,
-    /// and the client may be waiting for this reset. Its result is dropped either way.
     public func reset() {
         state.update { state in
             state = EduState(generation: state.generation + 1, isTransferring: state.isTransferring)
             port.setInterruptLine(asserted: false)
         }
-        _ = state.wait(until: .after(.milliseconds(100))) { $0.isTransferring ? nil : true }
     }
 
     public var hasPendingTransactions: Bool { state.withLock { $0.isTransferring } }
@@ -84,6 +83,8 @@ struct EduState {
     var generation = 0
     var isTransferring = false
     var isStopping = false
+    /// What a transfer that the driver has started works on.
+    private(set) var transferMemory: GuestMemory?
     /// Whether the message for the present interrupt status is still to be sent.
     private var hasNews = false
 
@@ -92,7 +93,7 @@ struct EduState {
         self.isTransferring = isTransferring
     }
 
-    mutating func act(on write: RegisterWrite<EduRegister>) {
+    mutating func act(on write: RegisterWrite<EduRegister>, memory: GuestMemory?) {
         switch write.id {
         case .liveness: registers[.liveness] = ~write.new & 0xffff_ffff
         case .factorial:
@@ -109,7 +110,11 @@ struct EduState {
             let isRunning = previous & EduDMACommand.start != 0
             let startsNothing = write.id == .dmaCommand && write.new & EduDMACommand.start == 0
             // The engine's registers hold still while it runs, and a command that does not start it is ignored.
-            if isRunning || startsNothing { registers[write.id] = write.old }
+            if isRunning || startsNothing {
+                registers[write.id] = write.old
+            } else if write.id == .dmaCommand {
+                transferMemory = memory
+            }
         case .identification, .status, .interruptStatus: break
         }
     }

@@ -17,6 +17,8 @@ struct EduEngine {
         let source, destination, byteCount: UInt64
         let isFromDevice: Bool
         let generation: Int
+        /// The guest memory there was when the driver started the transfer.
+        let memory: GuestMemory?
     }
 
     func run() {
@@ -40,7 +42,7 @@ struct EduEngine {
                         source: registers[.dmaSource], destination: registers[.dmaDestination],
                         byteCount: registers[.dmaCount],
                         isFromDevice: registers[.dmaCommand] & EduDMACommand.fromDevice != 0,
-                        generation: state.generation))
+                        generation: state.generation, memory: state.transferMemory))
             }
             if registers[.status] & EduStatus.computing != 0 {
                 return .factorial(of: registers[.factorial], generation: state.generation)
@@ -81,10 +83,10 @@ struct EduEngine {
             if transfer.isFromDevice {
                 let bytes = state.withLock { Array($0.memory[place]) }
                 unsafe bytes.withUnsafeBytes { bytes in
-                    unsafe try? port.write(bytes, to: IOVA(rawValue: remote))
+                    unsafe try? transfer.memory?.write(bytes, to: IOVA(rawValue: remote))
                 }
             } else {
-                received = read(remote, byteCount: place.count)
+                received = transfer.memory.flatMap { read(remote, byteCount: place.count, from: $0) }
             }
         }
         state.update { state in
@@ -99,24 +101,24 @@ struct EduEngine {
         }
     }
 
-    private func read(_ address: UInt64, byteCount: Int) -> [UInt8]? {
+    private func read(_ address: UInt64, byteCount: Int, from memory: GuestMemory) -> [UInt8]? {
         guard let range = try? IOVARange(first: IOVA(rawValue: address), byteCount: UInt64(byteCount)) else {
             return nil
         }
         var bytes = [UInt8](repeating: 0, count: byteCount)
         do throws(DMAError) {
-            try fill(&bytes, from: range)
+            try fill(&bytes, from: range, memory)
             return bytes
         } catch {
             return nil
         }
     }
 
-    private func fill(_ bytes: inout [UInt8], from range: IOVARange) throws(DMAError) {
+    private func fill(_ bytes: inout [UInt8], from range: IOVARange, _ memory: GuestMemory) throws(DMAError) {
         var failure: DMAError?
         unsafe bytes.withUnsafeMutableBytes { buffer in
             do throws(DMAError) {
-                unsafe try port.read(range, into: buffer)
+                unsafe try memory.read(range, into: buffer)
             } catch {
                 failure = error
             }

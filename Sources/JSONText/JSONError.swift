@@ -1,6 +1,7 @@
 /// Why a text is not JSON, or not JSON this package takes. Offsets are bytes from the start of the text.
 public enum JSONError: Error, Hashable, Sendable {
     case tooLong(maximumByteCount: Int)
+    case notUTF8
     case unexpectedByte(offset: Int)
     case unexpectedEnd
     case malformedNumber(offset: Int)
@@ -21,6 +22,7 @@ extension JSONError: CustomStringConvertible {
     public var description: String {
         switch self {
         case .tooLong(let maximum): "longer than \(maximum) bytes"
+        case .notUTF8: "not UTF-8"
         case .unexpectedByte: "unexpected character"
         case .unexpectedEnd: "ends too early"
         case .malformedNumber: "not a number"
@@ -40,7 +42,7 @@ extension JSONError: CustomStringConvertible {
         case .unexpectedByte(let offset), .malformedNumber(let offset), .numberOutOfRange(let offset),
             .controlCharacterInString(let offset), .escapedNUL(let offset), .malformed(let offset):
             offset
-        case .tooLong, .unexpectedEnd, .nestedTooDeep, .duplicateName, .outOfMemory: nil
+        case .tooLong, .notUTF8, .unexpectedEnd, .nestedTooDeep, .duplicateName, .outOfMemory: nil
         }
     }
 }

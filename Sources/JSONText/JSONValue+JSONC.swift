@@ -17,6 +17,8 @@ extension JSONValue {
     /// Reads a text, which is all of `text`: white space may surround the value, nothing else.
     public init(parsing text: [UInt8], limits: JSONLimits = JSONLimits()) throws(JSONError) {
         if text.count > limits.maximumByteCount { throw .tooLong(maximumByteCount: limits.maximumByteCount) }
+        // JSON-C checks no more than the leading bits, so it takes overlong forms and surrogates.
+        if String(validating: text, as: UTF8.self) == nil { throw .notUTF8 }
         let scan = try JSONScanner(scanning: text)
         let tokener = try Tokener(maximumDepth: limits.maximumDepth)
         let tree = try tokener.parse(text, maximumDepth: limits.maximumDepth)
@@ -89,7 +91,7 @@ extension JSONValue {
     init(maximumDepth: Int) throws(JSONError) {
         guard let pointer = unsafe json_tokener_new_ex(Int32(maximumDepth)) else { throw .outOfMemory }
         unsafe self.pointer = pointer
-        unsafe json_tokener_set_flags(pointer, JSON_TOKENER_STRICT | JSON_TOKENER_VALIDATE_UTF8)
+        unsafe json_tokener_set_flags(pointer, JSON_TOKENER_STRICT)
     }
 
     deinit {

@@ -62,13 +62,9 @@ struct ControllerState {
     struct Activity {
         /// Workers that have work.
         var executing = 0
-        /// Workers that reach guest memory through pins.
-        var holdingPins = 0
         /// Workers that wait, the last to go to sleep at the end.
         var idleWorkers: [Int] = []
         var isStopping = false
-        /// Whether a reset waits for `holdingPins` to become zero.
-        var isAwaited = false
         /// The level of the interrupt line as the function was last told.
         var isLineShown = false
     }
@@ -193,7 +189,7 @@ extension ControllerState {
         startIfPossible()
     }
 
-    /// Whether the memory or the store may be touched on behalf of work that was taken up in `generation`.
+    /// Whether work that was taken up in `generation` is still the controller's.
     func isCurrent(_ generation: Int) -> Bool { generation == self.generation }
 }
 

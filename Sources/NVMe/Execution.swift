@@ -12,7 +12,7 @@ struct Execution {
     let engine: NVMeEngine
     let token: CommandToken
     let entry: SubmissionEntry
-    let memory: GuestMemory
+    let memory: CommandMemory
 
     func run() -> Outcome {
         do throws(Status) {
@@ -36,8 +36,9 @@ struct Execution {
 
     private func log(_ status: Status) {
         let block = token.submissionQueue == .admin ? 0 : UInt64(entry.dword(11)) << 32 | UInt64(entry.dword(10))
-        engine.update {
-            $0.history.log(token.submissionQueue, entry.commandID, status, block: block, entry.namespaceID)
+        engine.update { state in
+            guard state.isCurrent(token.generation) else { return }
+            state.history.log(token.submissionQueue, entry.commandID, status, block: block, entry.namespaceID)
         }
     }
 }

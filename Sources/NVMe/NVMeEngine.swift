@@ -18,9 +18,6 @@ final class NVMeEngine: Sendable {
     /// One for each worker, set to wake it.
     private let alarms: [Monitor<Bool>]
 
-    /// How long a reset waits for workers that reach guest memory through pins. They wait for the disk at most.
-    private static let resetWait = Duration.seconds(1)
-
     init(port: PCIPort, store: any BlockStore, options: NVMeOptions) {
         self.port = port
         self.store = store
@@ -88,16 +85,10 @@ extension NVMeEngine {
         for vector in unmasked { port.notify(vector) }
     }
 
-    /// Back to power-on. Commands that are executing end without a completion; when this returns, none of them reaches
-    /// guest memory through a pin any more, unless the disk has kept one for longer than a client would wait for us. What
-    /// goes by messages is not waited for: only the calling thread could deliver the answers.
+    /// Back to power-on. Commands that are executing end without a completion, and the guest memory that they have has
+    /// ended, so nobody waits for them.
     func reset() {
-        update { state in
-            state.reset()
-            state.activity.isAwaited = true
-        }
-        _ = state.wait(until: .after(NVMeEngine.resetWait)) { $0.activity.holdingPins == 0 ? () : nil }
-        state.withLock { $0.activity.isAwaited = false }
+        update { $0.reset() }
     }
 
     var isExecuting: Bool { state.withLock { $0.activity.executing > 0 } }
@@ -111,43 +102,26 @@ extension NVMeEngine {
 
 /// For workers.
 extension NVMeEngine {
-    /// Begins reaching guest memory through pins, or storage on behalf of the guest.
-    ///
-    /// - Returns: `false` when a reset has orphaned the work: it must touch nothing.
-    func beginAccess(_ generation: Int) -> Bool {
-        state.withLock { state in
-            guard state.isCurrent(generation) else { return false }
-            state.activity.holdingPins += 1
-            return true
-        }
-    }
-
-    func endAccess() {
-        let wakesReset = state.withLock { state in
-            state.activity.holdingPins -= 1
-            return state.activity.holdingPins == 0 && state.activity.isAwaited
-        }
-        if wakesReset { state.update { _ in } }
-    }
-
     func isCurrent(_ generation: Int) -> Bool { state.withLock { $0.isCurrent(generation) } }
 
     /// The loop of worker `number`.
     func run(worker number: Int) {
         var hadWork = false
         while true {
-            let (work, isStopping) = update { state -> (Work?, Bool) in
+            let next = update { state -> Next in
                 if hadWork { state.didEndWork() }
-                if state.activity.isStopping { return (nil, true) }
-                let work = state.nextWork(isBusMaster: port.isBusMaster)
-                if work == nil { state.activity.idleWorkers.append(number) }
-                return (work, false)
+                if state.activity.isStopping { return .stop }
+                if let work = state.nextWork(isBusMaster: port.isBusMaster) { return .work(work, port.memory) }
+                state.activity.idleWorkers.append(number)
+                return .sleep
             }
-            if isStopping { return }
-            hadWork = work != nil
-            if let work {
-                perform(work)
-            } else {
+            switch next {
+            case .stop: return
+            case .work(let work, let memory):
+                hadWork = true
+                perform(work, memory.map { CommandMemory(store: store, guest: $0) })
+            case .sleep:
+                hadWork = false
                 alarms[number].wait { isSet in
                     defer { isSet = false }
                     return isSet ? () : nil
@@ -156,41 +130,37 @@ extension NVMeEngine {
         }
     }
 
-    private func perform(_ work: Work) {
+    private enum Next {
+        case stop, sleep
+        case work(Work, GuestMemory?)
+    }
+
+    private func perform(_ work: Work, _ memory: CommandMemory?) {
         switch work {
         case .fetch(let token, let address):
-            let memory = GuestMemory(engine: self, generation: token.generation)
-            guard let entry = memory.readEntry(at: address) else {
-                fail(token)
+            guard let memory, let entry = memory.readEntry(at: address) else {
+                update { state in
+                    if state.isCurrent(token.generation) { state.fail() }
+                    state.didEnd(token)
+                }
                 return
             }
             update { $0.didRead(token) }
-            switch Execution(engine: self, token: token, entry: entry, memory: memory).run() {
-            case .parked: update { $0.didEnd(token) }
-            case .ended(let status, let result):
-                complete(Completion(commandID: entry.commandID, status: status, result: result, token: token))
-                update { $0.didEnd(token) }
+            let outcome = Execution(engine: self, token: token, entry: entry, memory: memory).run()
+            if case .ended(let status, let result) = outcome {
+                let completion = Completion(commandID: entry.commandID, status: status, result: result, token: token)
+                complete(completion, memory)
             }
-        case .complete(let completion): complete(completion)
-        case .shutDown(let generation):
-            do throws(BlockStoreError) {
-                try store.flush()
-            } catch {
-                // The host cannot be told in any other way, and it is about to go.
-                update { $0.history.log(.admin, nil, .writeFault, block: 0, .first) }
-            }
-            update { state in
-                if state.isCurrent(generation), state.operation.shutdown == .underWay {
-                    state.operation.shutdown = .complete
-                }
-            }
+            update { $0.didEnd(token) }
+        case .complete(let completion): complete(completion, memory)
+        case .shutDown(let generation): shutDown(generation)
         }
     }
 
-    private func complete(_ completion: Completion) {
+    /// Tells the host. A queue whose memory cannot be reached leaves the controller no way but its status register.
+    private func complete(_ completion: Completion, _ memory: CommandMemory?) {
         guard let posting = update({ $0.post(completion) }) else { return }
-        let memory = GuestMemory(engine: self, generation: completion.token.generation)
-        guard memory.write(posting.entry, at: posting.address) else {
+        guard let memory, memory.write(posting.entry, at: posting.address) else {
             update { if $0.isCurrent(completion.token.generation) { $0.fail() } }
             return
         }
@@ -198,11 +168,17 @@ extension NVMeEngine {
         if mayInterrupt, let vector = posting.vector { port.notify(vector) }
     }
 
-    /// A queue's memory cannot be reached: the controller has no way to tell but its status register.
-    private func fail(_ token: CommandToken) {
+    private func shutDown(_ generation: Int) {
+        do throws(BlockStoreError) {
+            try store.flush()
+        } catch {
+            // The host cannot be told in any other way, and it is about to go.
+            update { $0.history.log(.admin, nil, .writeFault, block: 0, .first) }
+        }
         update { state in
-            if state.isCurrent(token.generation) { state.fail() }
-            state.didEnd(token)
+            if state.isCurrent(generation), state.operation.shutdown == .underWay {
+                state.operation.shutdown = .complete
+            }
         }
     }
 }

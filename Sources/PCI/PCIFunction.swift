@@ -14,8 +14,8 @@ public protocol PCIDeviceModel: AnyObject, Sendable {
     /// Writes the 1, 2, 4 or 8 low bytes of `value`, naturally aligned, to a BAR.
     func writeRegister(_ value: UInt64, bar: Int, at offset: UInt64, byteCount: Int)
 
-    /// Back to the state after power-on, with the interrupt line released. When it returns, nothing that was asked of
-    /// the device before touches guest memory any more.
+    /// Back to the state after power-on, with the interrupt line released. Guest memory that the port gave out before
+    /// has ended already, so what is still being worked on can only come to nothing; it need not be waited for.
     func reset()
 
     /// Guest memory in `range` is about to go: when this returns, the model holds no pin in it. Any thread may call it,
@@ -54,30 +54,16 @@ public final class PCIFunction<Model: PCIDeviceModel>: Device {
     }
 
     public func reset() {
-        // Bus mastering goes first, so that what the model is still doing gets no further.
+        // Memory goes first, so that what the model is still doing gets no further.
         port.update { $0.reset() }
+        port.renewMemory()
         model.reset()
         interrupts.forgetPending()
     }
 
-    public func attach(to space: IOAddressSpace) throws(DMAError) {
-        try port.access.attach(to: space)
-    }
+    public func attach(to space: IOAddressSpace) throws(DMAError) { try port.attach(to: space) }
 
-    public func detach() {
-        // A pin that outlasts the budget of one attempt belongs to work that is still under way; memory must not go
-        // before it has ended, and there is nobody left to tell.
-        while true {
-            do throws(DMAError) {
-                try port.access.detach()
-                return
-            } catch .deadlock {
-                continue
-            } catch {
-                return
-            }
-        }
-    }
+    public func detach() { port.detach() }
 }
 
 /// Leads unmap notices to a model that does not exist yet when the port that sends them is made, and does not keep it.

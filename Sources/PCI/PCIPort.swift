@@ -1,4 +1,4 @@
-public import DMA
+import DMA
 public import DeviceModel
 import LinuxHost
 import Synchronization
@@ -8,9 +8,8 @@ import Synchronization
 /// Any thread may use it at any time. Its lock is taken after the model's own and before the interrupt set's.
 public final class PCIPort: Sendable {
     public let interrupts: InterruptSet
-    /// What the device holds of guest memory. Models go through the port's `read`, `write` and `pin`, which honour the
-    /// bus master bit; the function attaches and detaches it.
-    let access: DMAAccess
+    private let onUnmap: @Sendable (IOVARange) -> Void
+    private let current = Monitor(Attachment())
     let description: PCIDescription
     private let state: Monitor<PCIFunctionState>
     /// Copies of what configuration space says, for the look before every access.
@@ -26,7 +25,7 @@ public final class PCIPort: Sendable {
         counts[.msi] = description.msi?.vectorCount
         counts[.msix] = description.msix?.vectorCount
         interrupts = InterruptSet(counts: counts)
-        access = DMAAccess(needsPin: true, onUnmap: onUnmap)
+        self.onUnmap = onUnmap
         state = Monitor(PCIFunctionState(description))
     }
 
@@ -40,6 +39,14 @@ public final class PCIPort: Sendable {
             return result
         }
     }
+}
+
+/// The client's address space and what the function has of it.
+private struct Attachment {
+    var space: IOAddressSpace?
+    var memory: GuestMemory?
+    /// Memory of before a reset that was still in use when the reset had to be answered.
+    var lingering: [GuestMemory] = []
 }
 
 extension PCIPort {
@@ -69,27 +76,51 @@ extension PCIPort {
     }
 }
 
-/// Guest memory. Without the bus master bit every access fails as if nothing were mapped.
+/// Guest memory.
 extension PCIPort {
+    /// Whether the function may start accesses to memory: the guest has set the bus master bit, and the power is on.
     public var isBusMaster: Bool { busMaster.load(ordering: .acquiring) }
 
-    public func read(_ range: IOVARange, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) {
-        try checkBusMaster()
-        unsafe try access.read(range, into: buffer)
+    /// The guest memory that work begun now belongs to; `nil` while there is none.
+    ///
+    /// Work keeps what it was begun with to its end. A reset, or a client that leaves, ends the memory that is handed
+    /// out at the time, so that nothing begun before can touch what comes after.
+    public var memory: GuestMemory? { current.withLock { $0.memory } }
+
+    /// Gives the function a client's memory.
+    func attach(to space: IOAddressSpace) throws(DMAError) {
+        let memory = GuestMemory(of: self, onUnmap)
+        try memory.access.attach(to: space)
+        current.withLock { $0 = Attachment(space: space, memory: memory) }
     }
 
-    public func write(_ bytes: UnsafeRawBufferPointer, to address: IOVA) throws(DMAError) {
-        try checkBusMaster()
-        unsafe try access.write(bytes, to: address)
+    /// Takes the client's memory away. Waits for as long as it takes until nothing of the function touches it: whoever
+    /// calls this has nobody left to answer.
+    func detach() {
+        let last = current.withLock { attachment in
+            defer { attachment = Attachment() }
+            return attachment
+        }
+        for memory in last.lingering + [last.memory].compactMap(\.self) {
+            while !memory.end() {}
+        }
     }
 
-    /// Pins guest memory for direct use; see `DMAAccess.pin`.
-    public func pin(_ range: IOVARange, rights: AccessRights) throws(DMAError) -> PinnedMemory {
-        try checkBusMaster()
-        return try access.pin(range, rights: rights)
-    }
-
-    private func checkBusMaster() throws(DMAError) {
-        guard isBusMaster else { throw .notFound }
+    /// Ends the memory that work begun so far has, and has new memory in the same space for what comes next.
+    ///
+    /// Waits, no longer than an unmap would, until the old one is out of use. If it is not even then, it stays attached,
+    /// because pinned memory must not go: `detach` deals with it.
+    func renewMemory() {
+        let (space, old) = current.withLock { ($0.space, $0.memory) }
+        guard let space, let old else { return }
+        let memory = GuestMemory(of: self, onUnmap)
+        do throws(DMAError) {
+            try memory.access.attach(to: space)
+        } catch {
+            // The old access is attached to this very space with the same needs, so the new one cannot be refused.
+            preconditionFailure("a second access is refused where the first was not: \(error)")
+        }
+        current.withLock { $0.memory = memory }
+        if !old.end() { current.withLock { $0.lingering.append(old) } }
     }
 }

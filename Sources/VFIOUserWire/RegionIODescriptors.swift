@@ -52,12 +52,13 @@ public struct RegionIODescriptors: Hashable, Sendable {
     public var index: UInt32
     /// Empty also in a parsed answer that was cut short; see `requiredReplySize`.
     public let entries: [RegionIODescriptor]
+    /// Bytes of the full answer; in a parsed answer that was cut short, more than what arrived.
     public let requiredReplySize: Int
 
     public init(index: UInt32, entries: [RegionIODescriptor]) {
         self.index = index
         self.entries = entries
-        requiredReplySize = RegionIODescriptors.byteCount + entries.count * RegionIODescriptor.byteCount
+        requiredReplySize = RegionIODescriptors.size(of: entries)
     }
 
     /// Whether the answer in full fits a client that takes `maximumReplySize` bytes. Only then descriptors go with it.
@@ -67,15 +68,18 @@ public struct RegionIODescriptors: Hashable, Sendable {
 
     public init(parsing payload: Span<UInt8>) throws(WireError) {
         try payload.requireCount(atLeast: RegionIODescriptors.byteCount)
-        requiredReplySize = try payload.argumentSize(
+        let statedSize = try payload.argumentSize(
             atLeast: RegionIODescriptors.byteCount, atMost: RegionIODescriptorsRequest.maximumReplySizeLimit)
         try payload.integer(at: 4, as: UInt32.self).requireOnly(0)
         index = payload.integer(at: 8)
-        let isComplete = requiredReplySize <= payload.count
-        entries =
-            isComplete
-            ? try RegionIODescriptors.parseEntries(in: payload, upTo: requiredReplySize, count: payload.count32(at: 12))
-            : []
+        if payload.count < statedSize {
+            entries = []
+            requiredReplySize = statedSize
+        } else {
+            entries = try RegionIODescriptors.parseEntries(
+                in: payload, upTo: statedSize, count: payload.count32(at: 12))
+            requiredReplySize = RegionIODescriptors.size(of: entries)
+        }
     }
 
     /// Writes as much of the answer as the client takes: all of it, or the fixed part.
@@ -87,6 +91,10 @@ public struct RegionIODescriptors: Hashable, Sendable {
         if fits(maximumReplySize) {
             for entry in entries { entry.write(to: &writer) }
         }
+    }
+
+    private static func size(of entries: [RegionIODescriptor]) -> Int {
+        byteCount + entries.count * RegionIODescriptor.byteCount
     }
 
     /// The standard asks readers to take the distance of the entries from the sizes: other servers have longer ones.

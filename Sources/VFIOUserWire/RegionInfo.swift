@@ -60,7 +60,7 @@ public struct RegionInfo: Hashable, Sendable {
     public var size: UInt64
     public var mappingOffset: UInt64
     public let capabilities: [RegionCapability]
-    /// Bytes of the full answer. In a parsed answer that was cut short it exceeds what arrived.
+    /// Bytes of the full answer; in a parsed answer that was cut short, more than what arrived.
     public let requiredReplySize: Int
 
     public init(
@@ -71,7 +71,7 @@ public struct RegionInfo: Hashable, Sendable {
         self.size = size
         self.mappingOffset = mappingOffset
         self.capabilities = capabilities
-        requiredReplySize = capabilities.reduce(RegionInfo.byteCount) { $0 + $1.byteCount }
+        requiredReplySize = RegionInfo.size(with: capabilities)
     }
 
     /// Whether the answer in full fits a client that takes `maximumReplySize` bytes. Only then a descriptor goes with it.
@@ -82,16 +82,20 @@ public struct RegionInfo: Hashable, Sendable {
     /// Reads an answer; one that was cut short has no capabilities and `requiredReplySize` says what to ask for.
     public init(parsing payload: Span<UInt8>) throws(WireError) {
         try payload.requireCount(atLeast: RegionInfo.byteCount)
-        requiredReplySize = try payload.argumentSize(atLeast: RegionInfo.byteCount)
+        let statedSize = try payload.argumentSize(atLeast: RegionInfo.byteCount)
         flags = Flags(rawValue: payload.integer(at: 4))
         index = payload.integer(at: 8)
         size = payload.integer(at: 16)
         mappingOffset = payload.integer(at: 24)
         let hasCapabilities = flags.remove(.capabilities) != nil
-        let isComplete = requiredReplySize <= payload.count
-        capabilities =
-            hasCapabilities && isComplete
-            ? try RegionCapability.parseChain(in: payload, from: payload.count32(at: 12)) : []
+        if payload.count < statedSize {
+            capabilities = []
+            requiredReplySize = statedSize
+        } else {
+            capabilities =
+                hasCapabilities ? try RegionCapability.parseChain(in: payload, from: payload.count32(at: 12)) : []
+            requiredReplySize = RegionInfo.size(with: capabilities)
+        }
     }
 
     /// Writes as much of the answer as the client takes: all of it, or the fixed part.
@@ -104,5 +108,9 @@ public struct RegionInfo: Hashable, Sendable {
         writer.append(size)
         writer.append(mappingOffset)
         if hasCapabilities { RegionCapability.writeChain(capabilities, to: &writer) }
+    }
+
+    private static func size(with capabilities: [RegionCapability]) -> Int {
+        capabilities.reduce(byteCount) { $0 + $1.byteCount }
     }
 }

@@ -81,13 +81,20 @@ func errorOf(_ body: () throws(DMAError) -> Void) -> DMAError? {
     }
 }
 
-/// The entries of `/proc/self/fd`, less the one that listing takes.
-func openDescriptorCount() throws -> Int {
+/// How many descriptors of this process are open on files whose name contains `name`.
+func openDescriptorCount(of name: String) throws -> Int {
     guard let directory = unsafe opendir("/proc/self/fd") else { throw DMAError(errno: errno) }
     defer { unsafe closedir(directory) }
     var count = 0
-    while unsafe readdir(directory) != nil { count += 1 }
-    return count - 3
+    while let entry = unsafe readdir(directory) {
+        let number = unsafe withUnsafePointer(to: &entry.pointee.d_name) { pointer in
+            unsafe pointer.withMemoryRebound(to: CChar.self, capacity: 256) { unsafe String(cString: $0) }
+        }
+        var target = [CChar](repeating: 0, count: 256)
+        let length = unsafe readlink("/proc/self/fd/\(number)", &target, target.count - 1)
+        if length > 0, unsafe strstr(target, name) != nil { count += 1 }
+    }
+    return count
 }
 
 /// The lines of `/proc/self/maps` that name memory of a kind.
@@ -113,4 +120,26 @@ final class Shared<Value: Sendable>: Sendable {
     func update<Result>(_ body: (inout Value) -> Result) -> Result { monitor.update { body(&$0) } }
 
     func wait(until isDone: (Value) -> Bool) { monitor.wait { isDone($0) ? () : nil } }
+}
+
+/// Numbers that are the same for the same seed, whatever the library does. SplitMix64
+struct SeededGenerator: RandomNumberGenerator {
+    private var state: UInt64
+
+    init(seed: UInt64) { state = seed }
+
+    mutating func next() -> UInt64 {
+        state &+= 0x9e37_79b9_7f4a_7c15
+        var value = state
+        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
+        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
+        return value ^ (value >> 31)
+    }
+}
+
+/// An object over a descriptor that does not allow writing.
+func readOnlyObject(pages count: UInt64 = 64) throws -> MemoryObject {
+    let file = try OwnedDescriptor.anonymousMemory(name: "read-only", byteCount: Int(count * page))
+    let number = unsafe open("/proc/self/fd/\(file.rawValue)", O_RDONLY | O_CLOEXEC)
+    return try MemoryObject(adopting: number)
 }

@@ -73,9 +73,9 @@ class CommandChannel:
             except TimeoutError:
                 received = None
             except OSError as error:
-                raise ScenarioFailed(f"the guest is gone; it did not {what}") from error
+                raise ScenarioFailed(f"QEMU ended; the guest did not {what}") from error
             if received == b"":
-                raise ScenarioFailed(f"the guest is gone; it did not {what}")
+                raise ScenarioFailed(f"QEMU ended; the guest did not {what}")
             self._received += received or b""
             self._check(deadline, what)
         before, self._received = self._received[: match.start()], self._received[match.end() :]

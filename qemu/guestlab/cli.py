@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -174,10 +175,15 @@ def _run(scenario: Scenario, provision: Provision, keep: Path | None, transcript
         try:
             scenario.run(lab)
             lab.finish()
-        except ScenarioFailed:
+        except ScenarioSkipped:
+            raise
+        except Exception as failure:
             lab.abandon()
             _print_logs(lab)
-            raise
+            if isinstance(failure, ScenarioFailed):
+                raise
+            # A fault of the scenario itself, such as an answer that it cannot take apart.
+            raise ScenarioFailed("".join(traceback.format_exception(failure))) from failure
         finally:
             lab.abandon()
     return time.monotonic() - start

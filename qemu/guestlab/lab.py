@@ -140,8 +140,8 @@ class Lab:
     ) -> Machine:
         """A machine with the devices at 00:03.0, 00:04.0 and so on, not started.
 
-        `modules` are loaded in the guest, `with_fio` adds fio, `iommu` puts QEMU's virtio-iommu in front of the devices,
-        without `shares_memory` the backend gets no descriptor of guest memory, `resets_allowed` lets the guest restart.
+        `modules` are loaded in the guest; `with_fio` adds fio; `iommu` puts virtio-iommu in front of the devices;
+        without `shares_memory` the backend has no descriptor of guest memory; `resets_allowed` lets it restart.
         """
         provision = self._provision
         arguments = ["-device", "virtio-iommu-pci,addr=2"] if iommu else []

@@ -25,4 +25,4 @@ def run(lab: Lab) -> None:
 
 
 def shell(lab: Lab) -> Machine:
-    return lab.machine(lab.nvme())
+    return lab.machine(lab.nvme(), with_fio=True)

@@ -16,7 +16,7 @@ def run(lab: Lab) -> None:
 
     backend.start()
     successor = lab.boot(lab.machine(disk), name="successor")
-    read = successor.expect_ok("dd if=/dev/nvme0n1 bs=1M skip=32 count=24 2>/dev/null | sha256sum").split()[0]
+    read = successor.sha256_of_area("/dev/nvme0n1", 32, 24)
     lab.check_equal("SHA-256 of what a new guest reads from a new backend", read, written)
     successor.expect_quiet_kernel()
     successor.power_off()

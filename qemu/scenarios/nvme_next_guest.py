@@ -5,15 +5,15 @@ from guestlab.lab import Lab
 
 def run(lab: Lab) -> None:
     disk = lab.nvme()
-    served = disk.backend
+    backend = disk.backend
     first = lab.boot(lab.machine(disk), name="first")
     first.expect_ok("dd if=/dev/urandom of=/dev/nvme0n1 bs=1M count=32 conv=fsync 2>&1")
-    written = first.expect_ok("dd if=/dev/nvme0n1 bs=1M count=32 iflag=direct 2>/dev/null | sha256sum").split()[0]
+    written = first.sha256_of_area("/dev/nvme0n1", 0, 32)
     first.power_off()
-    lab.check(served.is_running, "the backend still runs after the first machine's end")
+    lab.check(backend.is_running, "the backend still runs after the first machine's end")
 
     second = lab.boot(lab.machine(disk), name="second")
-    read = second.expect_ok("dd if=/dev/nvme0n1 bs=1M count=32 2>/dev/null | sha256sum").split()[0]
+    read = second.sha256_of_area("/dev/nvme0n1", 0, 32)
     second.expect_quiet_kernel()
     second.power_off()
     lab.check_equal("SHA-256 of what the second machine read", read, written)

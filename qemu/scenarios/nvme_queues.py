@@ -14,7 +14,7 @@ def run(lab: Lab) -> None:
             " oflag=direct 2>&1"
         )
     table = guest.expect_ok("grep nvme /proc/interrupts")
-    seen = guest.expect_ok("dd if=/dev/nvme0n1 bs=64k count=128 iflag=direct 2>/dev/null | sha256sum").split()[0]
+    seen = guest.sha256_of_area("/dev/nvme0n1", 0, 8)
     guest.expect_ok("lspci -vv -s 00:03.0 2>/dev/null | grep MSI-X:")
     guest.expect_quiet_kernel()
     guest.power_off()

@@ -7,18 +7,17 @@ def run(lab: Lab) -> None:
     left, right = lab.nvme("left"), lab.nvme("right")
     guest = lab.boot(lab.machine(left, right, processors=2))
     guest.expect_ok("nvme list")
-    guest.expect_ok("[ $(tr -d ' ' </sys/class/nvme/nvme0/serial) = left ]")
-    guest.expect_ok("[ $(tr -d ' ' </sys/class/nvme/nvme1/serial) = right ]")
+    to_left, to_right = guest.nvme_disk("left"), guest.nvme_disk("right")
     guest.expect_ok("dd if=/dev/urandom of=/tmp/data bs=1M count=32 2>&1")
     written = guest.sha256("/tmp/data")
-    guest.start("dd if=/tmp/data of=/dev/nvme0n1 bs=64k oflag=direct conv=fsync")
-    guest.expect_ok("tac /tmp/data >/tmp/other; dd if=/tmp/other of=/dev/nvme1n1 bs=64k oflag=direct conv=fsync 2>&1")
+    guest.start(f"dd if=/tmp/data of={to_left} bs=64k oflag=direct conv=fsync")
+    guest.expect_ok("tac /tmp/data >/tmp/other")
+    guest.expect_ok(f"dd if=/tmp/other of={to_right} bs=64k oflag=direct conv=fsync 2>&1")
     guest.finish_started()
     other = guest.sha256("/tmp/other")
     size = int(guest.expect_ok("stat -c %s /tmp/other", is_shown=False))
-    guest.expect_ok(
-        "dd if=/dev/nvme0n1 of=/dev/nvme1n1 bs=1M count=32 seek=64 iflag=direct oflag=direct conv=fsync 2>&1"
-    )
+    copy = "bs=1M count=32 seek=64 iflag=direct oflag=direct conv=fsync"
+    guest.expect_ok(f"dd if={to_left} of={to_right} {copy} 2>&1")
     guest.expect_quiet_kernel()
     guest.power_off()
 

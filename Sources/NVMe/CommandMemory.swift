@@ -12,11 +12,11 @@ import Synchronization
 /// The only file of the target that handles raw memory. Segments of pins are
 /// valid until they are released; a guest may change the bytes under us at any time, and everything that is decided on is
 /// copied first.
-struct GuestMemory {
-    let engine: NVMeEngine
-    let generation: Int
-
-    private var port: PCIPort { engine.port }
+struct CommandMemory {
+    let store: any BlockStore
+    /// What the function had when the command was taken up. A reset, or a client that leaves, ends it, and with it all that
+    /// the command could still do to the guest.
+    let guest: GuestMemory
 
     /// The command at an address of a submission queue; `nil` when it cannot be read.
     func readEntry(at address: IOVA) -> SubmissionEntry? {
@@ -24,7 +24,7 @@ struct GuestMemory {
         do throws(DMAError) {
             let range = try IOVARange(first: address, byteCount: UInt64(SubmissionEntry.byteCount))
             unsafe try withUnsafeMutableBytes(of: &dwords) { (bytes) throws(DMAError) in
-                unsafe try port.read(range, into: bytes)
+                unsafe try guest.read(range, into: bytes)
             }
         } catch {
             return nil
@@ -36,11 +36,10 @@ struct GuestMemory {
     /// `count` addresses from a list of them. By message if need be, so never called with anything pinned.
     func readAddresses(at address: IOVA, count: Int) throws(Status) -> [IOVA] {
         var bytes = [UInt8](repeating: 0, count: count * 8)
-        guard engine.isCurrent(generation) else { throw .abortRequested }
         let result: Result<Void, DMAError> = unsafe bytes.withUnsafeMutableBytes { buffer in
             do throws(DMAError) {
                 let range = try IOVARange(first: address, byteCount: UInt64(buffer.count))
-                return .success(unsafe try port.read(range, into: buffer))
+                return .success(unsafe try guest.read(range, into: buffer))
             } catch {
                 return .failure(error)
             }
@@ -52,7 +51,7 @@ struct GuestMemory {
     /// Makes a completion visible to the host, which polls the phase tag in its last dword: that is stored after the others,
     /// by a release store where the memory is ours, by a second message where it is not.
     ///
-    /// - Returns: whether it could be written. One that a reset has orphaned counts as written.
+    /// - Returns: whether it could be written.
     func write(_ entry: CompletionEntry, at address: IOVA) -> Bool {
         var dwords = entry.dwords
         for index in dwords.indices { dwords[index] = UInt32(littleEndian: dwords[index]) }
@@ -77,7 +76,7 @@ struct GuestMemory {
             }
             return true
         } catch {
-            return error == .abortRequested
+            return false
         }
     }
 
@@ -107,12 +106,12 @@ struct GuestMemory {
 }
 
 /// Transfers between guest memory and the store.
-extension GuestMemory {
+extension CommandMemory {
     func read(_ range: BlockRange, to pages: DataPages) throws(Status) {
-        let byteCount = Int(range.count * engine.identity.blockSize.byteCount)
+        let byteCount = Int(range.count * store.blockSize.byteCount)
         unsafe try fill(pages, byteCount: byteCount) { (segments) throws(Status) in
             do throws(BlockStoreError) {
-                unsafe try engine.store.read(range, into: segments)
+                unsafe try store.read(range, into: segments)
             } catch {
                 throw Status(reading: error)
             }
@@ -120,10 +119,10 @@ extension GuestMemory {
     }
 
     func write(_ range: BlockRange, from pages: DataPages) throws(Status) {
-        let byteCount = Int(range.count * engine.identity.blockSize.byteCount)
+        let byteCount = Int(range.count * store.blockSize.byteCount)
         unsafe try drain(pages, byteCount: byteCount) { (segments) throws(Status) in
             do throws(BlockStoreError) {
-                unsafe try engine.store.write(range, from: segments)
+                unsafe try store.write(range, from: segments)
             } catch {
                 throw Status(writing: error)
             }
@@ -139,10 +138,9 @@ extension GuestMemory {
 
     /// Reads blocks for what is wrong with them, a megabyte at a time.
     func verify(_ range: BlockRange) throws(Status) {
-        let step = ControllerIdentity.maximumTransferByteCount / engine.identity.blockSize.byteCount
+        let step = ControllerIdentity.maximumTransferByteCount / store.blockSize.byteCount
         var done: UInt64 = 0
         while done < range.count {
-            guard engine.isCurrent(generation) else { throw .abortRequested }
             let count = min(step, range.count - done)
             _ = try contents(
                 of: BlockRange(first: LogicalBlock(rawValue: range.first.rawValue + done), count: count))
@@ -151,10 +149,10 @@ extension GuestMemory {
     }
 
     private func contents(of range: BlockRange) throws(Status) -> [UInt8] {
-        var bytes = [UInt8](repeating: 0, count: Int(range.count * engine.identity.blockSize.byteCount))
+        var bytes = [UInt8](repeating: 0, count: Int(range.count * store.blockSize.byteCount))
         let result: Result<Void, BlockStoreError> = unsafe bytes.withUnsafeMutableBytes { buffer in
             do throws(BlockStoreError) {
-                return .success(unsafe try engine.store.read(range, into: [buffer]))
+                return .success(unsafe try store.read(range, into: [buffer]))
             } catch {
                 return .failure(error)
             }
@@ -164,7 +162,7 @@ extension GuestMemory {
     }
 }
 
-extension GuestMemory {
+extension CommandMemory {
     private typealias Segments = [UnsafeMutableRawBufferPointer]
 
     /// Lets `produce` fill the guest's memory, or a buffer that is then copied there.
@@ -193,24 +191,21 @@ extension GuestMemory {
         defer { unsafe buffer.deallocate() }
         var done = 0
         for range in pages.ranges {
-            guard engine.isCurrent(generation) else { throw .abortRequested }
             let next = done + Int(range.byteCount)
             do throws(DMAError) {
-                unsafe try port.read(range, into: UnsafeMutableRawBufferPointer(rebasing: buffer[done..<next]))
+                unsafe try guest.read(range, into: UnsafeMutableRawBufferPointer(rebasing: buffer[done..<next]))
             } catch {
                 throw .dataTransferError
             }
             done = next
         }
-        guard engine.isCurrent(generation) else { throw .abortRequested }
         unsafe try consume([buffer])
     }
 
     /// Writes by message if need be.
     private func copy(_ bytes: UnsafeRawBufferPointer, to address: IOVA) throws(Status) {
-        guard engine.isCurrent(generation) else { throw .abortRequested }
         do throws(DMAError) {
-            unsafe try port.write(bytes, to: address)
+            unsafe try guest.write(bytes, to: address)
         } catch {
             throw .dataTransferError
         }
@@ -219,16 +214,13 @@ extension GuestMemory {
     /// Runs `body` with the ranges pinned.
     ///
     /// - Returns: `nil` when some of them cannot be pinned; a copy will work or tell what is wrong.
-    /// - Throws: `abortRequested` for work that a reset has orphaned.
     private func withPins<Result>(
         _ ranges: [IOVARange], _ rights: AccessRights, _ body: (Segments) throws(Status) -> Result
     ) throws(Status) -> Result? {
-        guard engine.beginAccess(generation) else { throw .abortRequested }
-        defer { engine.endAccess() }
         var pins = PinnedRanges(capacity: ranges.count)
         for range in ranges {
             do throws(DMAError) {
-                try pins.pin(range, rights, port)
+                try pins.pin(range, rights, guest)
             } catch {
                 return nil
             }
@@ -253,10 +245,10 @@ private struct PinnedRanges: ~Copyable {
     }
 
     /// - Precondition: there is capacity for another range.
-    mutating func pin(_ range: IOVARange, _ rights: AccessRights, _ port: PCIPort) throws(DMAError) {
+    mutating func pin(_ range: IOVARange, _ rights: AccessRights, _ guest: GuestMemory) throws(DMAError) {
         let excess = range.first.rawValue & (PinnedRanges.pinGranularity - 1)
         let whole = IOVARange(first: IOVA(range.first.rawValue - excess), last: range.last)
-        unsafe pins.initializeElement(at: count, to: try port.pin(whole, rights: rights))
+        unsafe pins.initializeElement(at: count, to: try guest.pin(whole, rights: rights))
         count += 1
         var hidden = Int(excess)
         unsafe pins[count - 1].forEachSegment { segment in

@@ -1,0 +1,47 @@
+public import DMA
+
+/// Guest memory as a function reaches it: for work that was begun between one reset and the next, with one client.
+///
+/// Without the bus master bit every access fails as if nothing were mapped, and so does every access once the memory has
+/// ended. Any thread may use it at any time; see `DMAAccess` for what each call asks for and throws.
+public final class GuestMemory: Sendable {
+    let access: DMAAccess
+    private let port: PCIPort
+
+    init(of port: PCIPort, _ onUnmap: @escaping @Sendable (IOVARange) -> Void) {
+        self.port = port
+        access = DMAAccess(needsPin: true, onUnmap: onUnmap)
+    }
+
+    public func read(_ range: IOVARange, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) {
+        try checkBusMaster()
+        unsafe try access.read(range, into: buffer)
+    }
+
+    public func write(_ bytes: UnsafeRawBufferPointer, to address: IOVA) throws(DMAError) {
+        try checkBusMaster()
+        unsafe try access.write(bytes, to: address)
+    }
+
+    /// Pins guest memory for direct use. Pins hold up unmaps, resets and the end of the client, so they last no longer
+    /// than the work that needs them.
+    public func pin(_ range: IOVARange, rights: AccessRights) throws(DMAError) -> PinnedMemory {
+        try checkBusMaster()
+        return try access.pin(range, rights: rights)
+    }
+
+    /// Ends the memory: accesses fail from now on. `false` when some that began before have not ended in the time that
+    /// an unmap would give them.
+    func end() -> Bool {
+        do throws(DMAError) {
+            try access.detach()
+            return true
+        } catch {
+            return error != .deadlock
+        }
+    }
+
+    private func checkBusMaster() throws(DMAError) {
+        guard port.isBusMaster else { throw .notFound }
+    }
+}

@@ -1,0 +1,62 @@
+import DMA
+import Testing
+
+/// Broken promises of a device's own code, which no peer can cause, end the process.
+@Suite struct `Misuse` {
+    @Test func `a pin that is dropped traps`() async {
+        await #expect(processExitsWith: .failure) {
+            let access = try attachedAccess()
+            _ = try access.pin(pages(0), rights: .read)
+        }
+    }
+
+    @Test func `a pin that is released does not trap`() async {
+        await #expect(processExitsWith: .success) {
+            let access = try attachedAccess()
+            try access.pin(pages(0), rights: .read).unpin()
+            access.destroy()
+        }
+    }
+
+    @Test func `R36 destroying an access with pins left traps`() async {
+        await #expect(processExitsWith: .failure) {
+            let access = try attachedAccess()
+            let pinned = try access.pin(pages(0), rights: .read)
+            access.destroy()
+            pinned.unpin()
+        }
+    }
+
+    @Test func `L3 destroying an access in its own callback traps`() async {
+        await #expect(processExitsWith: .failure) {
+            let access = Shared<DMAAccess?>(nil)
+            let space = IOAddressSpace()
+            let suicidal = DMAAccess(needsPin: false) { _ in access.value?.destroy() }
+            access.update { $0 = suicidal }
+            try suicidal.attach(to: space)
+            try suicidal.detach()
+        }
+    }
+
+    @Test func `a range that ends before it begins traps`() async {
+        await #expect(processExitsWith: .failure) {
+            _ = IOVARange(first: IOVA(2), last: IOVA(1))
+        }
+    }
+
+    @Test func `a page size that is no power of two traps`() async {
+        await #expect(processExitsWith: .failure) {
+            var configuration = IOAddressSpace.Configuration()
+            configuration.pageSize = 3000
+            _ = IOAddressSpace(configuration)
+        }
+    }
+}
+
+private func attachedAccess() throws -> DMAAccess {
+    let space = IOAddressSpace()
+    try space.map(try .anonymous(byteCount: Int(page)), pages: pages(0))
+    let access = DMAAccess(needsPin: true) { _ in }
+    try access.attach(to: space)
+    return access
+}
