@@ -29,7 +29,7 @@ struct ControllerIdentity: Sendable {
     /// Interrupt vectors: one for the admin queues and one for each pair of I/O queues.
     var vectorCount: Int { queuePairs + 1 }
 
-    init(_ options: NVMeOptions, store: any BlockStore) {
+    init(_ options: NVMeController.Options, store: any BlockStore) {
         queuePairs = options.queuePairs
         blockSize = store.blockSize
         let hash = StableHash(options.serial.text.utf8).bytes
@@ -48,7 +48,7 @@ struct ControllerIdentity: Sendable {
         controllerBytes =
             IdentifyController(
                 vendorID: Self.vendorID, subsystemVendorID: Self.subsystemVendorID,
-                serial: PaddedText(options.serial.text, byteCount: NVMeSerial.maximumByteCount),
+                serial: PaddedText(options.serial.text, byteCount: NVMeController.SerialNumber.maximumByteCount),
                 model: PaddedText(options.model, byteCount: 40), firmware: Self.firmware, controllerID: 0,
                 maximumTransferShift: Self.maximumTransferShift, organization: organization,
                 abortLimit: Self.abortLimit, eventRequestLimit: Self.eventRequestLimit,

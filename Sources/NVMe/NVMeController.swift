@@ -20,10 +20,13 @@ public final class NVMeController: PCIDeviceModel {
     /// - Precondition: the numbers in `options` are within the limits that it names.
     /// - Throws: `EAGAIN` when there is no room for another thread.
     public static func makeFunction(
-        store: any BlockStore, options: NVMeOptions
+        store: any BlockStore, options: Options
     ) throws(Errno) -> PCIFunction<NVMeController> {
-        precondition(NVMeOptions.queuePairLimits.contains(options.queuePairs), "the options have a valid queue number")
-        precondition(NVMeOptions.workerLimits.contains(options.workers), "the options have a valid worker number")
+        precondition(
+            Options.queuePairLimits.contains(options.queuePairs), "the options have a valid queue number"
+        )
+        precondition(
+            Options.workerLimits.contains(options.workers), "the options have a valid worker number")
         return try PCIFunction(description(options)) { (port) throws(Errno) in
             try NVMeController(port: port, store: store, options: options)
         }
@@ -42,7 +45,7 @@ public final class NVMeController: PCIDeviceModel {
         static let pendingBits: UInt64 = 0x3000
     }
 
-    private static func description(_ options: NVMeOptions) -> PCIDescription {
+    private static func description(_ options: Options) -> PCIDescription {
         // One MSI vector for a guest without MSI-X: the queues then share it, as they share the line of one without either.
         PCIDescription(
             vendorID: ControllerIdentity.vendorID, deviceID: ControllerIdentity.deviceID,
@@ -56,7 +59,7 @@ public final class NVMeController: PCIDeviceModel {
             serialNumber: StableHash(options.serial.text.utf8).value)
     }
 
-    private init(port: PCIPort, store: any BlockStore, options: NVMeOptions) throws(Errno) {
+    private init(port: PCIPort, store: any BlockStore, options: Options) throws(Errno) {
         let engine = NVMeEngine(port: port, store: store, options: options)
         var workers: [OSThread] = []
         for number in 0..<options.workers {

@@ -18,7 +18,7 @@ final class NVMeEngine: Sendable {
     /// One for each worker, set to wake it.
     private let alarms: [Monitor<Bool>]
 
-    init(port: PCIPort, store: any BlockStore, options: NVMeOptions) {
+    init(port: PCIPort, store: any BlockStore, options: NVMeController.Options) {
         self.port = port
         self.store = store
         identity = ControllerIdentity(options, store: store)

@@ -4,7 +4,7 @@ import Testing
 
 @Suite struct AdminTests {
     private func started(
-        _ store: TestStore? = nil, options: (inout NVMeOptions) -> Void = { _ in }
+        _ store: TestStore? = nil, options: (inout NVMeController.Options) -> Void = { _ in }
     ) throws -> (NVMeTestDriver, page: UInt64) {
         let driver = try NVMeTestDriver(store: store, options: options)
         driver.enable()
@@ -53,7 +53,7 @@ import Testing
 
     @Test func `identifiers follow the serial number`() throws {
         func identifiers(_ serial: String) throws -> [[UInt8]] {
-            let number = try #require(NVMeSerial(serial))
+            let number = try #require(NVMeController.SerialNumber(serial))
             let (driver, page) = try started { $0.serial = number }
             let name = try identify(driver, page, 1)[768..<1024]
             let namespace = try identify(driver, page, 0, namespace: 1)

@@ -38,11 +38,12 @@ final class NVMeTestDriver {
     var queues: [UInt16: Queue] = [:]
 
     init(
-        store: TestStore? = nil, reach: GuestRAM.Reach = .shared, options: (inout NVMeOptions) -> Void = { _ in },
+        store: TestStore? = nil, reach: GuestRAM.Reach = .shared,
+        options: (inout NVMeController.Options) -> Void = { _ in },
         adminEntries: Int = 32, adminCompletionEntries: Int? = nil
     ) throws {
-        let serial = try #require(NVMeSerial("OBTEST1"))
-        var chosen = NVMeOptions(serial: serial)
+        let serial = try #require(NVMeController.SerialNumber("OBTEST1"))
+        var chosen = NVMeController.Options(serial: serial)
         options(&chosen)
         self.store = try store ?? TestStore()
         ram = try GuestRAM(reach)

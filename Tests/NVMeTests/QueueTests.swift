@@ -6,7 +6,7 @@ import Testing
 
 @Suite struct QueueTests {
     private func started(
-        adminEntries: Int = 32, options: (inout NVMeOptions) -> Void = { _ in }
+        adminEntries: Int = 32, options: (inout NVMeController.Options) -> Void = { _ in }
     ) throws -> (NVMeTestDriver, page: UInt64) {
         let driver = try NVMeTestDriver(options: options, adminEntries: adminEntries)
         driver.enable()
