@@ -43,6 +43,7 @@ let package = Package(
         library("VFIOUserSession", ["DMA", "DeviceModel", "LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         library("VFIOUserServer", ["DMA", "DeviceModel", "LinuxHost", "VFIOUserSession", "VFIOUserWire"]),
         library("BlockStorage", ["LinuxHost"]),
+        library("NVMe", ["BlockStorage", "DMA", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "LinuxHost", "PCI"]),
         .executableTarget(
             name: "outboard",
@@ -56,6 +57,7 @@ let package = Package(
         tests("LinuxHostTests", ["LinuxHost"]),
         tests("DMATests", ["DMA", "LinuxHost"]),
         tests("BlockStorageTests", ["BlockStorage", "LinuxHost"]),
+        tests("NVMeTests", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "NVMe", "PCI"]),
         tests("VFIOUserWireTests", ["VFIOUserWire"], exclude: ["Fixtures"]),
         .target(name: "SchemaExamples", path: "Tests/SchemaExamples", swiftSettings: house),
         tests("JSONTextTests", ["JSONText"]),
