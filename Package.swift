@@ -48,8 +48,8 @@ let package = Package(
         .executableTarget(
             name: "outboard",
             dependencies: [
-                "BlockStorage", "Configuration", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer",
-                "VFIOUserSession", "VFIOUserWire",
+                "BlockStorage", "Configuration", "DeviceModel", "Edu", "LinuxHost", "NVMe", "VFIOUserServer",
+                "VFIOUserWire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],

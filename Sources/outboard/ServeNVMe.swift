@@ -1,6 +1,7 @@
 import ArgumentParser
 import BlockStorage
 import Configuration
+import Glibc
 import NVMe
 
 /// `outboard serve nvme`
@@ -37,13 +38,13 @@ struct ServeNVMe: ParsableCommand {
 
     func validate() throws {
         if image == nil && common.config == nil { throw ValidationError("--image is needed") }
-        if let queues, !Configuration.NVMeOptions.queueCounts.contains(queues) {
+        if let queues, !NVMeOptions.queueCounts.contains(queues) {
             throw ValidationError("--queues takes 1 to 64")
         }
-        if let blockSize, !Configuration.NVMeOptions.blockSizes.contains(blockSize) {
+        if let blockSize, !NVMeOptions.blockSizes.contains(blockSize) {
             throw ValidationError("--block-size takes 512 or 4096")
         }
-        if let serial, NVMeSerial(serial) == nil {
+        if let serial, NVMeController.SerialNumber(serial) == nil {
             throw ValidationError("--serial takes 1 to 20 printable ASCII characters")
         }
         if let size, size.byteCount % UInt64(blockSize ?? 512) != 0 {
@@ -53,7 +54,7 @@ struct ServeNVMe: ParsableCommand {
 
     func run() throws {
         let file = try common.configuration()
-        var options = Configuration.NVMeOptions(image: image ?? "")
+        var options = NVMeOptions(image: image ?? "")
         if case .nvme(let fromFile)? = file?.device { options = fromFile }
         if let image { options.image = image }
         if let size { options.size = size.byteCount }
@@ -66,15 +67,17 @@ struct ServeNVMe: ParsableCommand {
 }
 
 extension ServeOptions {
-    func serve(_ options: Configuration.NVMeOptions, _ file: DeviceConfiguration?) throws {
+    func serve(_ options: NVMeOptions, _ file: DeviceConfiguration?) throws {
         try service("nvme", file).run {
             do {
                 let store = try FileStore(
                     path: options.image, byteCount: options.size,
                     blockSize: options.blockSize == 4096 ? .bytes4096 : .bytes512,
                     isReadOnly: options.readOnly ?? false)
-                let serial = options.serial.flatMap(NVMeSerial.init) ?? NVMeSerial(derivedFrom: options.image)
-                var controller = NVMe.NVMeOptions(serial: serial)
+                let serial =
+                    options.serial.flatMap { NVMeController.SerialNumber($0) }
+                    ?? NVMeController.SerialNumber(derivedFrom: absolutePath(options.image))
+                var controller = NVMeController.Options(serial: serial)
                 if let queues = options.queues { controller.queuePairs = queues }
                 return try NVMeController.makeFunction(store: store, options: controller)
             } catch let error as ImageError {
@@ -82,4 +85,11 @@ extension ServeOptions {
             }
         }
     }
+}
+
+/// The one name of an existing file that does not depend on where the tool was started; `path` itself if there is none.
+private func absolutePath(_ path: String) -> String {
+    guard let resolved = unsafe realpath(path, nil) else { return path }
+    defer { unsafe free(resolved) }
+    return unsafe String(cString: resolved)
 }
