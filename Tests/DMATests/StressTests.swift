@@ -24,7 +24,7 @@ import Testing
             }
             object.fill(pages(number), with: 0xa5)
             sched_yield()
-            if !(0..<page).allSatisfy({ object.byte(number * page + $0) == 0xa5 }) {
+            if !object.isFilled(pages(number), with: 0xa5) {
                 faults.update { $0.append("round \(round): page \(number) was written to after its unmap") }
             }
         }
