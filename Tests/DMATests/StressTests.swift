@@ -88,7 +88,7 @@ import Testing
             })
         for thread in threads { thread.join() }
         for holder in holders { holder.access.destroy() }
-        #expect(faults.value == [])
+        #expect(faults.value.prefix(8) == [])
         #expect(spaces.allSatisfy { $0.mappings() == [] })
     }
 
