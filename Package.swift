@@ -61,5 +61,7 @@ let package = Package(
         tests("JSONTextTests", ["JSONText"]),
         tests("ConfigurationTests", ["Configuration", "SchemaExamples"]),
         tests("VFIOUserNegotiationTests", ["JSONText", "SchemaExamples", "VFIOUserNegotiation", "VFIOUserWire"]),
+        tests("DeviceModelTests", ["DeviceModel", "LinuxHost"]),
+        tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
     ]
 )
