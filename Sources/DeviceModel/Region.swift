@@ -10,7 +10,8 @@ public struct Region: Sendable {
 
     /// - Precondition: what is mappable lies within the window.
     public init(byteCount: UInt64, isReadable: Bool = true, isWritable: Bool = true, memory: MappableMemory? = nil) {
-        precondition(memory?.areas.last.map { $0.upperBound <= byteCount } ?? true, "mappable areas lie in their region")
+        let mappableEnd = memory?.areas.last?.upperBound ?? 0
+        precondition(mappableEnd <= byteCount, "mappable areas lie within their region")
         self.byteCount = byteCount
         self.isReadable = isReadable
         self.isWritable = isWritable
