@@ -121,6 +121,6 @@ extension PCIFunctionState {
             }
         }
         let isLineAllowed = configuration[.command] & Command.interruptDisable == 0 && !usesMSIX && !usesMSI
-        interrupts.setLine(asserted: isLineAsserted && isLineAllowed && description.hasInterruptPin)
+        interrupts.setLine(asserted: isLineAsserted && isLineAllowed)
     }
 }

@@ -65,9 +65,9 @@ extension PCIPort {
     }
 
     /// Pulls or releases the INTA line. It reaches the guest while neither MSI nor MSI-X is on and the command register
-    /// does not forbid it; its level shows in the status register either way.
+    /// does not forbid it; its level shows in the status register either way. A function without the pin has no line.
     public func setInterruptLine(asserted: Bool) {
-        update { $0.isLineAsserted = asserted }
+        update { $0.isLineAsserted = asserted && description.hasInterruptPin }
     }
 
     /// Whether the guest has switched on MSI-X or MSI, so that `notify` is heard and the line is not.
