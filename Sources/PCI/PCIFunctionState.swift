@@ -103,7 +103,7 @@ extension PCIFunctionState {
     }
 
     /// Tells whatever may be told: pending vectors that nothing masks, and the line. A message is a write to memory, so
-    /// it needs the bus master bit; the line does not.
+    /// it needs the bus master bit; the line does not. In D3hot a function interrupts nobody.
     mutating func deliver(to interrupts: InterruptSet) {
         let usesMSIX = usesMSIX(interrupts)
         let usesMSI = usesMSI(interrupts)
@@ -120,7 +120,7 @@ extension PCIFunctionState {
                 interrupts.raise(.msi, vector)
             }
         }
-        let isLineAllowed = configuration[.command] & Command.interruptDisable == 0 && !usesMSIX && !usesMSI
-        interrupts.setLine(asserted: isLineAsserted && isLineAllowed)
+        let isDisabled = configuration[.command] & Command.interruptDisable != 0
+        interrupts.setLine(asserted: isLineAsserted && isPoweredOn && !isDisabled && !usesMSIX && !usesMSI)
     }
 }
