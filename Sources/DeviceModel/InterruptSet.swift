@@ -122,6 +122,13 @@ extension InterruptSet {
         }
     }
 
+    /// How many vectors of a kind the client reaches: one more than the number of the last that is connected.
+    public func connectedCount(_ kind: InterruptKind) -> Int {
+        state.withLock { state in
+            state.vectors[kind.rawValue].lastIndex { $0.counter != nil }.map { $0 + 1 } ?? 0
+        }
+    }
+
     /// Whether a vector was raised and the client could not be told yet.
     public func isPending(_ kind: InterruptKind, _ vector: Int) -> Bool {
         state.withLock { $0.vectors[kind.rawValue][vector].isPending }
