@@ -27,6 +27,8 @@ public final class PCIPort: Sendable {
         interrupts = InterruptSet(counts: counts)
         self.onUnmap = onUnmap
         state = Monitor(PCIFunctionState(description))
+        // Which interrupts are on decides whether the line is heard.
+        interrupts.onSwitch { [weak self] in self?.update { _ in } }
     }
 
     /// Runs `body` on the function's state and then brings the interrupts in step with what it left.

@@ -154,6 +154,32 @@ extension [EventCounter] {
         #expect(InterruptKind.allCases.allSatisfy { !interrupts.isEnabled($0) })
     }
 
+    @Test func `the observer is called when a kind is switched, and with no lock held`() throws {
+        let calls = Monitor(0)
+        interrupts.onSwitch { [interrupts] in calls.withLock { $0 += interrupts.isEnabled(.msix) ? 1 : 100 } }
+        let counters = try connect(interrupts, .msix, 2)
+        interrupts.connect(.msix, from: 0, to: counters)
+        interrupts.connect(.msix, from: 0, to: [nil, nil])
+        #expect(calls.withLock { $0 } == 1)
+        interrupts.disable(.msix)
+        interrupts.disable(.msix)
+        #expect(calls.withLock { $0 } == 101)
+        interrupts.disconnectAll()
+        #expect(calls.withLock { $0 } == 101)
+    }
+
+    @Test func `a client reaches the vectors up to the last that is connected`() throws {
+        #expect(interrupts.connectedCount(.msi) == 0)
+        _ = try connect(interrupts, .msi, 1, from: 4)
+        #expect(interrupts.connectedCount(.msi) == 5)
+        _ = try connect(interrupts, .msi, 2)
+        #expect(interrupts.connectedCount(.msi) == 5)
+        interrupts.connect(.msi, from: 4, to: [nil])
+        #expect(interrupts.connectedCount(.msi) == 2)
+        interrupts.disable(.msi)
+        #expect(interrupts.connectedCount(.msi) == 0)
+    }
+
     @Test func `raising a vector that does not exist is a bug of the device`() async {
         await #expect(processExitsWith: .failure) {
             InterruptSet(counts: [.msix: 4]).raise(.msix, 4)

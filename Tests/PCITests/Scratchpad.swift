@@ -59,7 +59,7 @@ final class Scratchpad: PCIDeviceModel {
     }
 
     func release(_ range: IOVARange) {
-        state.withLock { $0.released.append(range) }
+        state.update { $0.released.append(range) }
     }
 
     var hasPendingTransactions: Bool { state.withLock { $0.isBusy } }
@@ -77,5 +77,8 @@ final class Scratchpad: PCIDeviceModel {
     /// What the device does while it is being reset, before it is done.
     func duringReset(_ body: @escaping @Sendable (PCIPort) -> Void) { state.withLock { $0.atReset = body } }
 
+    /// The ranges that the device was told to let go of.
     var released: [IOVARange] { state.withLock { $0.released } }
+
+    func waitUntilReleased() { state.wait { $0.released.isEmpty ? nil : () } }
 }
