@@ -62,6 +62,7 @@ let package = Package(
         tests("ConfigurationTests", ["Configuration", "SchemaExamples"]),
         tests("VFIOUserNegotiationTests", ["JSONText", "SchemaExamples", "VFIOUserNegotiation", "VFIOUserWire"]),
         tests("DeviceModelTests", ["DeviceModel", "LinuxHost"]),
+        tests("EduTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "PCI"]),
         tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
     ]
 )
