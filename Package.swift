@@ -63,5 +63,8 @@ let package = Package(
         tests("JSONTextTests", ["JSONText"]),
         tests("ConfigurationTests", ["Configuration", "SchemaExamples"]),
         tests("VFIOUserNegotiationTests", ["JSONText", "SchemaExamples", "VFIOUserNegotiation", "VFIOUserWire"]),
+        tests("DeviceModelTests", ["DeviceModel", "LinuxHost"]),
+        tests("EduTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "PCI"]),
+        tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
     ]
 )
