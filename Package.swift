@@ -40,5 +40,8 @@ let package = Package(
         library("BlockStorage", ["LinuxHost"]),
         library("Edu", ["DMA", "LinuxHost", "PCI"]),
         tests("BlockStorageTests", ["BlockStorage", "LinuxHost"]),
+        .target(name: "CHeapCount", path: "Tests/Support/CHeapCount"),
+        tests(
+            "ConformanceTests", ["CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer"]),
     ]
 )
