@@ -27,7 +27,8 @@ struct ServeNVMe: ParsableCommand {
     @Flag(help: "Refuse to write, and open the image for reading only.")
     var readOnly = false
 
-    @Option(help: .init("The serial number, 1 to 20 ASCII characters. (default: made from the path)", valueName: "text"))
+    @Option(
+        help: .init("The serial number, 1 to 20 ASCII characters. (default: made from the path)", valueName: "text"))
     var serial: String?
 
     @Option(help: .init("How many pairs of I/O queues there are, 1 to 64. (default: 64)", valueName: "n"))
