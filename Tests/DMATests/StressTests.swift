@@ -92,13 +92,15 @@ import Testing
         #expect(spaces.allSatisfy { $0.mappings() == [] })
     }
 
-    /// Each copy is large, so that the unmap nearly always comes in the middle of one.
-    @Test func `R71, R75 an unmap waits for the copy that is under way`() throws {
+    enum Ending: CaseIterable { case unmap, detach }
+
+    /// Each copy is large, so that the end nearly always comes in the middle of one.
+    @Test(arguments: Ending.allCases)
+    func `R71, R75 an unmap, and a detachment, waits for the copy that is under way`(ending: Ending) throws {
         let byteCount: UInt64 = 1 << 20
         let object = try MemoryObject.anonymous(byteCount: Int(byteCount))
         let space = IOAddressSpace()
         let access = DMAAccess(needsPin: false, onUnmap: nil)
-        try access.attach(to: space)
         let whole = range(0, byteCount - 1)
         let written = Shared(0)
         let isOver = Shared(false)
@@ -113,11 +115,16 @@ import Testing
         for _ in 0..<50 {
             let before = written.value
             try space.map(.file(object, offset: 0), at: iova(0), byteCount: byteCount, rights: .write)
+            if ending == .detach || before == 0 { try access.attach(to: space) }
             written.wait { $0 > before }
-            try space.unmap(whole)
+            switch ending {
+            case .unmap: try space.unmap(whole)
+            case .detach: try access.detach()
+            }
             object.fill(whole, with: 0xa5)
             for _ in 0..<20 { sched_yield() }
             if !object.isFilled(whole, with: 0xa5) { late += 1 }
+            if ending == .detach { try space.unmap(whole) }
         }
         isOver.update { $0 = true }
         thread.join()
