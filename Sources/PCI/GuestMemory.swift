@@ -1,4 +1,5 @@
 public import DMA
+import Synchronization
 
 /// Guest memory as a function reaches it: for work that was begun between one reset and the next, with one client.
 ///
@@ -6,33 +7,36 @@ public import DMA
 /// ended. Any thread may use it at any time; see `DMAAccess` for what each call asks for and throws.
 public final class GuestMemory: Sendable {
     let access: DMAAccess
-    private let port: PCIPort
+    private let busMaster: BusMaster
+    /// Apart from the attachment, which pins may hold up.
+    private let hasEnded = Atomic<Bool>(false)
 
-    init(of port: PCIPort, _ onUnmap: @escaping @Sendable (IOVARange) -> Void) {
-        self.port = port
+    init(of busMaster: BusMaster, _ onUnmap: @escaping @Sendable (IOVARange) -> Void) {
+        self.busMaster = busMaster
         access = DMAAccess(needsPin: true, onUnmap: onUnmap)
     }
 
     public func read(_ range: IOVARange, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) {
-        try checkBusMaster()
+        try checkAccess()
         unsafe try access.read(range, into: buffer)
     }
 
     public func write(_ bytes: UnsafeRawBufferPointer, to address: IOVA) throws(DMAError) {
-        try checkBusMaster()
+        try checkAccess()
         unsafe try access.write(bytes, to: address)
     }
 
     /// Pins guest memory for direct use. Pins hold up unmaps, resets and the end of the client, so they last no longer
     /// than the work that needs them.
     public func pin(_ range: IOVARange, rights: AccessRights) throws(DMAError) -> PinnedMemory {
-        try checkBusMaster()
+        try checkAccess()
         return try access.pin(range, rights: rights)
     }
 
     /// Ends the memory: accesses fail from now on. `false` when some that began before have not ended in the time that
     /// an unmap would give them.
     func end() -> Bool {
+        hasEnded.store(true, ordering: .releasing)
         do throws(DMAError) {
             try access.detach()
             return true
@@ -41,7 +45,18 @@ public final class GuestMemory: Sendable {
         }
     }
 
-    private func checkBusMaster() throws(DMAError) {
-        guard port.isBusMaster else { throw .notFound }
+    private func checkAccess() throws(DMAError) {
+        guard busMaster.isEnabled, !hasEnded.load(ordering: .acquiring) else { throw .notFound }
+    }
+}
+
+/// Whether a function may start accesses to memory, as its port knows it and the memory that the port has given out asks
+/// before every access.
+final class BusMaster: Sendable {
+    private let state = Atomic<Bool>(false)
+
+    var isEnabled: Bool {
+        get { state.load(ordering: .acquiring) }
+        set { state.store(newValue, ordering: .releasing) }
     }
 }

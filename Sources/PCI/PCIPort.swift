@@ -13,7 +13,7 @@ public final class PCIPort: Sendable {
     let description: PCIDescription
     private let state: Monitor<PCIFunctionState>
     /// Copies of what configuration space says, for the look before every access.
-    private let busMaster = Atomic<Bool>(false)
+    private let busMaster = BusMaster()
     private let poweredOn = Atomic<Bool>(true)
 
     /// - Parameter onUnmap: called before guest memory goes away, as for `DMAAccess`.
@@ -35,7 +35,7 @@ public final class PCIPort: Sendable {
     func update<Result>(_ body: (inout PCIFunctionState) -> Result) -> Result {
         state.withLock { state in
             let result = body(&state)
-            busMaster.store(state.isBusMaster, ordering: .releasing)
+            busMaster.isEnabled = state.isBusMaster
             poweredOn.store(state.isPoweredOn, ordering: .releasing)
             state.deliver(to: interrupts)
             return result
@@ -81,7 +81,7 @@ extension PCIPort {
 /// Guest memory.
 extension PCIPort {
     /// Whether the function may start accesses to memory: the guest has set the bus master bit, and the power is on.
-    public var isBusMaster: Bool { busMaster.load(ordering: .acquiring) }
+    public var isBusMaster: Bool { busMaster.isEnabled }
 
     /// The guest memory that work begun now belongs to; `nil` while there is none.
     ///
@@ -90,8 +90,11 @@ extension PCIPort {
     public var memory: GuestMemory? { current.withLock { $0.memory } }
 
     /// Gives the function a client's memory.
+    ///
+    /// - Throws: `EINVAL` while it has another's, and what `DMAAccess.attach` throws.
     func attach(to space: IOAddressSpace) throws(DMAError) {
-        let memory = GuestMemory(of: self, onUnmap)
+        guard current.withLock({ $0.space == nil }) else { throw .invalid }
+        let memory = GuestMemory(of: busMaster, onUnmap)
         try memory.access.attach(to: space)
         current.withLock { $0 = Attachment(space: space, memory: memory) }
     }
@@ -115,7 +118,7 @@ extension PCIPort {
     func renewMemory() {
         let (space, old) = current.withLock { ($0.space, $0.memory) }
         guard let space, let old else { return }
-        let memory = GuestMemory(of: self, onUnmap)
+        let memory = GuestMemory(of: busMaster, onUnmap)
         do throws(DMAError) {
             try memory.access.attach(to: space)
         } catch {

@@ -4,98 +4,6 @@ import LinuxHost
 import PCI
 import Testing
 
-extension PCIPort {
-    func read(_ address: UInt64, _ count: Int) throws(DMAError) -> [UInt8] {
-        let range = try IOVARange(first: IOVA(address), byteCount: UInt64(count))
-        var bytes = [UInt8](repeating: 0, count: count)
-        let result = unsafe bytes.withUnsafeMutableBytes { buffer -> Result<Void, DMAError> in
-            do throws(DMAError) {
-                return .success(unsafe try read(range, into: buffer))
-            } catch {
-                return .failure(error)
-            }
-        }
-        try result.get()
-        return bytes
-    }
-
-    func write(_ bytes: [UInt8], to address: UInt64) throws(DMAError) {
-        let result = unsafe bytes.withUnsafeBytes { bytes -> Result<Void, DMAError> in
-            do throws(DMAError) {
-                return .success(unsafe try write(bytes, to: IOVA(address)))
-            } catch {
-                return .failure(error)
-            }
-        }
-        try result.get()
-    }
-
-    func pinAndUnpin(_ address: UInt64, _ count: UInt64) throws(DMAError) {
-        let range = try IOVARange(first: IOVA(address), byteCount: count)
-        let pinned = try pin(range, rights: .read)
-        pinned.unpin()
-    }
-}
-
-@Suite struct `Guest memory` {
-    let function = TestFunction()
-    let memory: GuestMemory
-    private var port: PCIPort { function.model.port }
-
-    init() throws {
-        memory = try GuestMemory()
-        try function.attach(to: memory.space)
-    }
-
-    @Test func `S104 without the bus master bit nothing can be reached`() throws {
-        memory.set([1, 2, 3], at: 0x100)
-        #expect(throws: DMAError.notFound) { try port.read(0x100, 3) }
-        #expect(throws: DMAError.notFound) { try port.write([9], to: 0x100) }
-        #expect(throws: DMAError.notFound) { try port.pinAndUnpin(0x1000, 0x1000) }
-        function.enableBusMaster()
-        #expect(try port.read(0x100, 3) == [1, 2, 3])
-        try port.write([9], to: 0x101)
-        try port.pinAndUnpin(0x1000, 0x1000)
-        #expect(memory.bytes(0x100, 3) == [1, 9, 3])
-        function.command(clear: CommandBits.busMaster)
-        #expect(throws: DMAError.notFound) { try port.read(0x100, 3) }
-    }
-
-    @Test func `the device hears of memory that goes`() throws {
-        function.enableBusMaster()
-        let (space, range) = (memory.space, IOVARange(first: IOVA(0), last: IOVA(0xffff)))
-        let pinned = try port.pin(IOVARange(first: IOVA(0x1000), last: IOVA(0x1fff)), rights: .read)
-        let client = try OSThread(name: "client") { _ = try? space.unmap(range) }
-        function.model.waitUntilReleased()
-        pinned.unpin()
-        client.join()
-        #expect(Set(function.model.released) == [range])
-        #expect(throws: DMAError.notFound) { try port.read(0, 1) }
-    }
-
-    @Test func `after detaching nothing can be reached, and another space can be attached`() throws {
-        function.enableBusMaster()
-        function.detach()
-        function.detach()
-        #expect(throws: DMAError.notFound) { try port.read(0, 1) }
-        let other = try GuestMemory()
-        other.set([7], at: 5)
-        try function.attach(to: other.space)
-        #expect(try port.read(5, 1) == [7])
-    }
-
-    @Test func `a function goes with its last reference`() throws {
-        weak var model: Scratchpad?
-        do {
-            let function = TestFunction()
-            model = function.model
-            try function.attach(to: memory.space)
-            function.detach()
-        }
-        #expect(model == nil)
-    }
-}
-
 /// PCI Bus Power Management Interface 1.2, 3.2.4 and 5.4
 @Suite struct `Power states` {
     let function = TestFunction()
@@ -147,16 +55,6 @@ extension PCIPort {
         #expect(function.configuration(0) == 0x0010_1b36)
         function.configure(0x3c, 1, 0x42)
         #expect(function.configuration(0x3c, 1) == 0x42)
-    }
-
-    @Test func `in D3hot guest memory is out of reach`() throws {
-        let memory = try GuestMemory()
-        try function.attach(to: memory.space)
-        function.enableBusMaster()
-        function.setPowerState(3)
-        #expect(throws: DMAError.notFound) { try port.read(0, 1) }
-        function.setPowerState(0)
-        #expect(try port.read(0, 1) == [0])
     }
 
     @Test func `in D3hot messages wait`() throws {
@@ -306,16 +204,5 @@ extension PCIPort {
         function.write(PCIRegion.configuration, UInt64(control), bytes)
         #expect(function.model.takeTrace() == [.reset])
         #expect(function.configuration(function.capability(.express) + 0x30, 2) == 2)
-    }
-
-    @Test func `guest memory stays attached`() throws {
-        let function = TestFunction()
-        let memory = try GuestMemory()
-        try function.attach(to: memory.space)
-        function.enableBusMaster()
-        function.reset()
-        #expect(throws: DMAError.notFound) { try function.model.port.read(0, 1) }
-        function.enableBusMaster()
-        #expect(try function.model.port.read(0, 1) == [0])
     }
 }

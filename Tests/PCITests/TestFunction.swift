@@ -156,20 +156,3 @@ extension UInt64 {
         (0..<count).map { UInt8(truncatingIfNeeded: self >> UInt64($0 * 8)) }
     }
 }
-
-/// Guest memory of `byteCount` bytes from address 0 on.
-struct GuestMemory {
-    let space = IOAddressSpace()
-    let object: MemoryObject
-
-    init(byteCount: Int = 0x10000) throws {
-        object = try MemoryObject.anonymous(byteCount: byteCount)
-        try space.map(.file(object, offset: 0), at: IOVA(0), byteCount: UInt64(byteCount), rights: [.read, .write])
-    }
-
-    func bytes(_ offset: Int, _ count: Int) -> [UInt8] { unsafe Array(object.bytes[offset..<offset + count]) }
-
-    func set(_ bytes: [UInt8], at offset: Int) {
-        for (number, byte) in bytes.enumerated() { unsafe object.bytes[offset + number] = byte }
-    }
-}
