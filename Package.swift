@@ -48,8 +48,8 @@ let package = Package(
         .executableTarget(
             name: "outboard",
             dependencies: [
-                "BlockStorage", "Configuration", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer",
-                "VFIOUserSession", "VFIOUserWire",
+                "BlockStorage", "Configuration", "DeviceModel", "Edu", "LinuxHost", "NVMe", "VFIOUserServer",
+                "VFIOUserWire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -63,5 +63,11 @@ let package = Package(
         tests("JSONTextTests", ["JSONText"]),
         tests("ConfigurationTests", ["Configuration", "SchemaExamples"]),
         tests("VFIOUserNegotiationTests", ["JSONText", "SchemaExamples", "VFIOUserNegotiation", "VFIOUserWire"]),
+        tests("DeviceModelTests", ["DeviceModel", "LinuxHost"]),
+        tests("EduTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "PCI"]),
+        tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        .target(name: "CHeapCount", path: "Tests/Support/CHeapCount"),
+        tests(
+            "ConformanceTests", ["CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer"]),
     ]
 )

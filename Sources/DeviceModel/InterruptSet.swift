@@ -54,23 +54,25 @@ extension InterruptSet {
     ///
     /// - Precondition: the vectors exist, as for all methods of this half: the session has checked the client's numbers.
     public func connect(_ kind: InterruptKind, from start: Int, to counters: [EventCounter?]) {
-        state.withLock { state in
-            state.isEnabled[kind.rawValue] = true
+        let observer = state.withLock { state in
             for (number, counter) in counters.enumerated() {
                 state.vectors[kind.rawValue][start + number].counter = counter
                 if kind == .intx { state.readLine() }
                 state.deliver(kind, start + number)
             }
+            return state.enable(kind, true)
         }
+        observer?()
     }
 
     /// Disconnects every vector of a kind and forgets what was raised. `VFIO_IRQ_SET_DATA_NONE`, count 0
     public func disable(_ kind: InterruptKind) {
-        state.withLock { state in
-            state.isEnabled[kind.rawValue] = false
+        let observer = state.withLock { state in
             for vector in state.vectors[kind.rawValue].indices { state.vectors[kind.rawValue][vector] = Vector() }
             if kind == .intx { state.controls = InterruptControls() }
+            return state.enable(kind, false)
         }
+        observer?()
     }
 
     /// Holds a vector back. `VFIO_IRQ_SET_ACTION_MASK`
@@ -122,6 +124,19 @@ extension InterruptSet {
         }
     }
 
+    /// Has `observer` called whenever the client switches a kind on or off, on the client's thread and with no lock held;
+    /// it replaces the one before.
+    public func onSwitch(_ observer: @escaping @Sendable () -> Void) {
+        state.withLock { $0.observer = observer }
+    }
+
+    /// How many vectors of a kind the client reaches: one more than the number of the last that is connected.
+    public func connectedCount(_ kind: InterruptKind) -> Int {
+        state.withLock { state in
+            state.vectors[kind.rawValue].lastIndex { $0.counter != nil }.map { $0 + 1 } ?? 0
+        }
+    }
+
     /// Whether a vector was raised and the client could not be told yet.
     public func isPending(_ kind: InterruptKind, _ vector: Int) -> Bool {
         state.withLock { $0.vectors[kind.rawValue][vector].isPending }
@@ -161,9 +176,17 @@ extension InterruptSet {
         var isEnabled = [Bool](repeating: false, count: InterruptKind.allCases.count)
         var isLineAsserted = false
         var controls = InterruptControls()
+        var observer: (@Sendable () -> Void)?
 
         init(vectors: [[Vector]]) {
             self.vectors = vectors
+        }
+
+        /// Notes whether a kind is on, and returns whom to tell if that is news.
+        mutating func enable(_ kind: InterruptKind, _ isEnabled: Bool) -> (@Sendable () -> Void)? {
+            guard self.isEnabled[kind.rawValue] != isEnabled else { return nil }
+            self.isEnabled[kind.rawValue] = isEnabled
+            return observer
         }
 
         /// Brings the INTx vector in step with its line. While it is masked, what the line does is not an event.

@@ -8,7 +8,10 @@ public struct Region: Sendable {
     /// The part of the window that a client may map into its own address space.
     public let memory: MappableMemory?
 
+    /// - Precondition: what is mappable lies within the window.
     public init(byteCount: UInt64, isReadable: Bool = true, isWritable: Bool = true, memory: MappableMemory? = nil) {
+        let mappableEnd = memory?.areas.last?.upperBound ?? 0
+        precondition(mappableEnd <= byteCount, "mappable areas lie within their region")
         self.byteCount = byteCount
         self.isReadable = isReadable
         self.isWritable = isWritable

@@ -47,18 +47,25 @@ public final class Edu: PCIDeviceModel {
     }
 
     public func readRegister(bar: Int, at offset: UInt64, byteCount: Int) -> UInt64 {
-        guard Edu.isSupported(offset, byteCount), offset < UInt64(EduRegister.map.byteCount) else { return .max }
-        return state.withLock { $0.registers.read(at: Int(offset), byteCount: byteCount) { _ in 0 } }
+        guard let register = register(at: offset, byteCount), !register.isWriteOnly else { return .max }
+        return state.withLock { $0.registers.read(at: register.offset, byteCount: byteCount) { _ in 0 } }
     }
 
+    /// Four bytes to a register of eight mean the whole register, as in QEMU: the upper half becomes zero.
     public func writeRegister(_ value: UInt64, bar: Int, at offset: UInt64, byteCount: Int) {
-        guard Edu.isSupported(offset, byteCount), offset < UInt64(EduRegister.map.byteCount) else { return }
+        guard let register = register(at: offset, byteCount) else { return }
         state.update { state in
-            for write in state.registers.write(value, at: Int(offset), byteCount: byteCount) {
-                state.act(on: write, memory: port.memory)
-            }
+            let writes = state.registers.write(value, at: register.offset, byteCount: register.byteCount)
+            for write in writes { state.act(on: write, memory: port.memory) }
             state.tell(port)
         }
+    }
+
+    /// The register that an access means; there is none for an access of a width that the device does not know, or that
+    /// does not begin where a register does. Such a read answers with ones.
+    private func register(at offset: UInt64, _ byteCount: Int) -> RegisterDeclaration<EduRegister>? {
+        guard byteCount == 4 || byteCount == 8 && offset >= Edu.firstWideRegister else { return nil }
+        return EduRegister.map.declarations.first { $0.offset == offset }
     }
 
     public func reset() {
@@ -69,10 +76,10 @@ public final class Edu: PCIDeviceModel {
     }
 
     public var hasPendingTransactions: Bool { state.withLock { $0.isTransferring } }
+}
 
-    private static func isSupported(_ offset: UInt64, _ byteCount: Int) -> Bool {
-        byteCount == 4 || byteCount == 8 && offset >= firstWideRegister
-    }
+extension RegisterDeclaration {
+    fileprivate var isWriteOnly: Bool { fields.allSatisfy { $0.access == .writeOnly } }
 }
 
 /// What the device is doing; everything that reset rebuilds.

@@ -158,8 +158,12 @@ extension Capability {
         ]
         let link: [RegisterDeclaration<ConfigurationRegister>] = [
             .init(
-                .linkCapabilities, "Link Capabilities", at: offset + 12, byteCount: 4, reset: 3 | 4 << 4,
-                fields: [.init("Max Link Speed", 0...3, .readOnly), .init("Maximum Link Width", 4...9, .readOnly)]),
+                .linkCapabilities, "Link Capabilities", at: offset + 12, byteCount: 4,
+                reset: 3 | 4 << 4 | 1 << 22,
+                fields: [
+                    .init("Max Link Speed", 0...3, .readOnly), .init("Maximum Link Width", 4...9, .readOnly),
+                    .init("ASPM Optionality Compliance", 22, .readOnly),
+                ]),
             .init(
                 .linkControl, "Link Control", at: offset + 16, byteCount: 2,
                 fields: [

@@ -63,14 +63,20 @@ public struct MSIXDescription: Sendable, Hashable {
     public let pendingBar: Int
     public let pendingOffset: UInt64
 
-    /// The table and, behind it, the pending bits in one BAR.
+    /// The table and the pending bits in one BAR.
     public init(vectorCount: Int, bar: Int, tableOffset: UInt64, pendingOffset: UInt64) {
+        self.init(
+            vectorCount: vectorCount, tableBar: bar, tableOffset: tableOffset, pendingBar: bar,
+            pendingOffset: pendingOffset)
+    }
+
+    public init(vectorCount: Int, tableBar: Int, tableOffset: UInt64, pendingBar: Int, pendingOffset: UInt64) {
         precondition((1...2048).contains(vectorCount), "MSI-X has 1 to 2048 vectors")
         precondition(tableOffset % 8 == 0 && pendingOffset % 8 == 0, "MSI-X structures lie at multiples of eight")
         self.vectorCount = vectorCount
-        tableBar = bar
+        self.tableBar = tableBar
         self.tableOffset = tableOffset
-        pendingBar = bar
+        self.pendingBar = pendingBar
         self.pendingOffset = pendingOffset
     }
 

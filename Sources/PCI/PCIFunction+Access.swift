@@ -55,8 +55,9 @@ extension PCIFunction {
                 $0.readConfiguration(at: Int(offset), byteCount: byteCount, hasPendingTransactions: isBusy)
             }
         }
+        guard port.isPoweredOn else { return .max }
         guard let structure = msixStructure(bar: index, at: offset) else {
-            return port.isPoweredOn ? model.readRegister(bar: index, at: offset, byteCount: byteCount) : .max
+            return model.readRegister(bar: index, at: offset, byteCount: byteCount)
         }
         return port.update { state in
             switch structure {
@@ -76,10 +77,11 @@ extension PCIFunction {
             if wantsReset { reset() }
             return
         }
+        guard port.isPoweredOn else { return }
         switch msixStructure(bar: index, at: offset) {
         case .table(let offset): port.update { $0.msixTable.write(value, at: offset, byteCount: byteCount) }
         case .pending: break
-        case nil: if port.isPoweredOn { model.writeRegister(value, bar: index, at: offset, byteCount: byteCount) }
+        case nil: model.writeRegister(value, bar: index, at: offset, byteCount: byteCount)
         }
     }
 

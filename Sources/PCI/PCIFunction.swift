@@ -54,10 +54,12 @@ public final class PCIFunction<Model: PCIDeviceModel>: Device {
     }
 
     public func reset() {
-        // Memory goes first, so that what the model is still doing gets no further.
+        // Memory goes first, so that what the model is still doing gets no further. What it raised until its own reset
+        // was done goes with the second time.
         port.update { $0.reset() }
         port.renewMemory()
         model.reset()
+        port.update { $0.reset() }
         interrupts.forgetPending()
     }
 

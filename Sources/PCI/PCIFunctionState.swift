@@ -94,16 +94,21 @@ extension PCIFunctionState {
             guard vector < msixTable.vectorCount else { return }
             msixTable.setPending(vector, true)
         } else if let msi = description.msi, usesMSI(interrupts) {
-            // A guest that grants fewer vectors than the device would like gets them modulo what it granted. A client
-            // that emulates the capability may never have written the grant here, but then it connects them all.
-            let granted = MSIControl.allocatedVectors(configuration[.msiControl])
-            let usable = interrupts.isEnabled(.msi) ? msi.vectorCount : min(granted, msi.vectorCount)
-            msiPending |= 1 << UInt64(vector % usable)
+            msiPending |= 1 << UInt64(vector % usableVectors(of: msi, interrupts))
         }
     }
 
+    /// How many MSI vectors the guest grants; a device that would like more has them share. Where a client keeps the
+    /// capability to itself, what it connects is the grant.
+    private func usableVectors(of msi: MSIDescription, _ interrupts: InterruptSet) -> Int {
+        let control = configuration[.msiControl]
+        if control & MSIControl.enable != 0 { return min(MSIControl.allocatedVectors(control), msi.vectorCount) }
+        let connected = interrupts.connectedCount(.msi)
+        return connected == 0 ? msi.vectorCount : connected
+    }
+
     /// Tells whatever may be told: pending vectors that nothing masks, and the line. A message is a write to memory, so
-    /// it needs the bus master bit; the line does not.
+    /// it needs the bus master bit; the line does not. In D3hot a function interrupts nobody.
     mutating func deliver(to interrupts: InterruptSet) {
         let usesMSIX = usesMSIX(interrupts)
         let usesMSI = usesMSI(interrupts)
@@ -120,7 +125,7 @@ extension PCIFunctionState {
                 interrupts.raise(.msi, vector)
             }
         }
-        let isLineAllowed = configuration[.command] & Command.interruptDisable == 0 && !usesMSIX && !usesMSI
-        interrupts.setLine(asserted: isLineAsserted && isLineAllowed && description.hasInterruptPin)
+        let isDisabled = configuration[.command] & Command.interruptDisable != 0
+        interrupts.setLine(asserted: isLineAsserted && isPoweredOn && !isDisabled && !usesMSIX && !usesMSI)
     }
 }

@@ -27,6 +27,8 @@ public final class PCIPort: Sendable {
         interrupts = InterruptSet(counts: counts)
         self.onUnmap = onUnmap
         state = Monitor(PCIFunctionState(description))
+        // Which interrupts are on decides whether the line is heard.
+        interrupts.onSwitch { [weak self] in self?.update { _ in } }
     }
 
     /// Runs `body` on the function's state and then brings the interrupts in step with what it left.
@@ -65,9 +67,9 @@ extension PCIPort {
     }
 
     /// Pulls or releases the INTA line. It reaches the guest while neither MSI nor MSI-X is on and the command register
-    /// does not forbid it; its level shows in the status register either way.
+    /// does not forbid it; its level shows in the status register either way. A function without the pin has no line.
     public func setInterruptLine(asserted: Bool) {
-        update { $0.isLineAsserted = asserted }
+        update { $0.isLineAsserted = asserted && description.hasInterruptPin }
     }
 
     /// Whether the guest has switched on MSI-X or MSI, so that `notify` is heard and the line is not.

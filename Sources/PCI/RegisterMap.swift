@@ -17,8 +17,8 @@ public struct RegisterMap<ID: Hashable & Sendable>: Sendable {
 
     static var none: UInt16 { .max }
 
-    /// - Precondition: registers have a legal width, do not overlap and have distinct identifiers; fields lie within
-    ///   their register and do not overlap; reset values set no reserved bit.
+    /// - Precondition: registers have a legal width, are naturally aligned, do not overlap and have distinct identifiers;
+    ///   fields lie within their register and do not overlap; reset values set no reserved bit.
     public init(_ unsorted: [RegisterDeclaration<ID>]) {
         declarations = unsorted.sorted { $0.offset < $1.offset }
         let end = declarations.last.map { $0.offset + $0.byteCount } ?? 0
@@ -54,8 +54,10 @@ public struct RegisterMap<ID: Hashable & Sendable>: Sendable {
     }
 
     private static func check(_ register: RegisterDeclaration<ID>) {
+        precondition([1, 2, 4, 8].contains(register.byteCount), "\(register.name) has a width that no access has")
         precondition(
-            [1, 2, 4, 8].contains(register.byteCount) && register.offset >= 0, "\(register.name): width or place")
+            register.offset >= 0 && register.offset % register.byteCount == 0,
+            "\(register.name) is not naturally aligned")
         var used: UInt64 = 0
         for field in register.fields {
             precondition(
@@ -69,9 +71,10 @@ public struct RegisterMap<ID: Hashable & Sendable>: Sendable {
 
     /// The registers that an access touches, in ascending order.
     func registers(touchedAt offset: Int, byteCount: Int) -> [Int] {
+        let end = min(offset + byteCount, self.byteCount)
+        guard offset >= 0, offset < end else { return [] }
         var found: [Int] = []
-        guard offset >= 0, offset < self.byteCount else { return [] }
-        for place in offset..<min(offset + byteCount, self.byteCount) where owner[place] != Self.none {
+        for place in offset..<end where owner[place] != Self.none {
             let number = Int(owner[place])
             if found.last != number { found.append(number) }
         }
@@ -87,6 +90,7 @@ extension RegisterMap {
             let place = "0x" + String(register.offset, radix: 16)
             let reset = "0x" + String(register.resetValue, radix: 16)
             var start = "| \(place) | \(register.byteCount) | \(register.name) | \(reset) "
+            if register.fields.isEmpty { lines.append(start + "| | | |") }
             for field in register.fields.sorted(by: { $0.bits.lowerBound < $1.bits.lowerBound }) {
                 let (first, last) = (field.bits.lowerBound, field.bits.upperBound)
                 let bits = first == last ? "\(first)" : "\(last):\(first)"

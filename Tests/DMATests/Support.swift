@@ -52,6 +52,12 @@ extension DMAAccess {
 extension MemoryObject {
     func byte(_ offset: UInt64) -> UInt8 { unsafe bytes[Int(offset)] }
 
+    func isFilled(_ range: IOVARange, with byte: UInt8) -> Bool {
+        guard let start = unsafe bytes.baseAddress?.advanced(by: Int(range.first.rawValue)) else { return false }
+        let expected = [UInt8](repeating: byte, count: Int(range.byteCount))
+        return unsafe memcmp(start, expected, expected.count) == 0
+    }
+
     func fill(_ range: IOVARange, with byte: UInt8) {
         unsafe UnsafeMutableRawBufferPointer(
             rebasing: bytes[Int(range.first.rawValue)...Int(range.last.rawValue)]
