@@ -2,8 +2,10 @@ import BlockStorage
 
 /// What never changes while a controller lives: names, limits, and the shape of its one namespace.
 struct ControllerIdentity: Sendable {
+    /// From the numbers that Red Hat, who owns QEMU's, leaves to devices without a registration. QEMU's own NVMe number
+    /// (0010) would have Linux ignore the identifiers of the namespace, for an old mistake of that device.
     static let vendorID: UInt16 = 0x1b36
-    static let deviceID: UInt16 = 0x0010
+    static let deviceID: UInt16 = 0x00f0
     static let subsystemVendorID: UInt16 = 0x1af4
     static let subsystemID: UInt16 = 0x1100
 
