@@ -161,7 +161,7 @@ final class VectorDevice: PCIDeviceModel {
     private func hold(_ address: UInt64) {
         release(.everything)
         guard address != 0, let range = try? IOVARange(first: IOVA(rawValue: address), byteCount: 4096) else { return }
-        guard let memory = try? port.pin(range, rights: [.read, .write]) else { return }
+        guard let memory = try? port.memory?.pin(range, rights: [.read, .write]) else { return }
         let pin = Pin(range, memory)
         state.withLock { $0.pin = pin }
     }
