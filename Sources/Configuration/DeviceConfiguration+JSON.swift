@@ -67,7 +67,9 @@ extension NVMeOptions {
             throw ConfigurationError("options.size", "must be a multiple of the block size")
         }
         readOnly = try members.optional("readOnly", "must be true or false") { $0.boolean }
-        serial = try members.optional("serial", "must be 1 to 20 printable ASCII characters, no space first or last") { $0.serial }
+        serial = try members.optional("serial", "must be 1 to 20 printable ASCII characters, no space first or last") {
+            $0.serial
+        }
         queues = try members.optional("queues", "must be 1 to 64") { $0.count(in: NVMeOptions.queueCounts) }
         try members.finish()
     }
