@@ -149,3 +149,23 @@ func readOnlyObject(pages count: UInt64 = 64) throws -> MemoryObject {
     let number = unsafe open("/proc/self/fd/\(file.rawValue)", O_RDONLY | O_CLOEXEC)
     return try MemoryObject(adopting: number)
 }
+
+/// An open descriptor, remembered by what it is open on: the number alone may soon be another file's.
+struct OpenFile {
+    let number: Int32
+    private let name: String
+
+    init(_ number: Int32) {
+        self.number = number
+        name = OpenFile.name(of: number)
+    }
+
+    var isOpen: Bool { !name.isEmpty && OpenFile.name(of: number) == name }
+
+    /// Empty for a number that is not open.
+    private static func name(of number: Int32) -> String {
+        var target = [CChar](repeating: 0, count: 256)
+        let count = unsafe readlink("/proc/self/fd/\(number)", &target, target.count)
+        return String(decoding: target.prefix(max(0, count)).map(UInt8.init(bitPattern:)), as: UTF8.self)
+    }
+}
