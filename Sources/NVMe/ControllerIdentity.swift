@@ -45,8 +45,8 @@ struct ControllerIdentity: Sendable {
             deallocatedBlocksReadZeroes: store.deallocatedContents == .zeroes,
             // File systems keep files in pages of this size.
             preferredGranularity: UInt16(4096 / store.blockSize.rawValue),
-            globalIdentifier: second + organization + hash.prefix(5),
-            extendedIdentifier: organization + hash.prefix(5))
+            extendedIdentifier: organization + hash.prefix(5),
+            globalIdentifier: second + organization + hash.prefix(5), uniqueIdentifier: Self.uuid(second + hash))
         controllerBytes =
             IdentifyController(
                 vendorID: Self.vendorID, subsystemVendorID: Self.subsystemVendorID,
@@ -56,15 +56,20 @@ struct ControllerIdentity: Sendable {
                 abortLimit: Self.abortLimit, eventRequestLimit: Self.eventRequestLimit,
                 errorLogEntryCount: Self.errorLogEntryCount,
                 capacityByteCount: store.blockCount * store.blockSize.byteCount,
-                qualifiedName: Self.qualifiedName(hash + second)
+                qualifiedName: Self.qualifiedName(Self.uuid(hash + second))
             ).bytes
     }
 
-    /// A name in the form that needs no registered domain: a UUID of version 8, whose contents are ours to choose.
-    private static func qualifiedName(_ digest: [UInt8]) -> String {
+    /// A UUID of version 8, whose contents are ours to choose.
+    private static func uuid(_ digest: [UInt8]) -> [UInt8] {
         var uuid = digest
         uuid[6] = uuid[6] & 0x0f | 0x80
         uuid[8] = uuid[8] & 0x3f | 0x80
+        return uuid
+    }
+
+    /// A name in the form that needs no registered domain.
+    private static func qualifiedName(_ uuid: [UInt8]) -> String {
         let digits = uuid.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }
         let groups = [0..<4, 4..<6, 6..<8, 8..<10, 10..<16].map { digits[$0].joined() }
         return "nqn.2014-08.org.nvmexpress:uuid:" + groups.joined(separator: "-")

@@ -62,8 +62,12 @@ import Testing
             #expect(descriptors[4..<12].elementsEqual(namespace[120..<128]))
             #expect(Array(descriptors[12..<16]) == [2, 16, 0, 0])
             #expect(descriptors[16..<32].elementsEqual(namespace[104..<120]))
-            #expect(Array(descriptors[32..<38]) == [4, 1, 0, 0, 0, 0])
-            return [Array(name), Array(namespace[104..<120]), Array(namespace[120..<128])]
+            #expect(Array(descriptors[32..<36]) == [3, 16, 0, 0])
+            #expect(descriptors[42] >> 4 == 8 && descriptors[44] >> 6 == 0b10, "a UUID of version 8")
+            #expect(Array(descriptors[52..<58]) == [4, 1, 0, 0, 0, 0])
+            return [
+                Array(name), Array(namespace[104..<120]), Array(namespace[120..<128]), Array(descriptors[36..<52]),
+            ]
         }
         let (first, again, other) = try (identifiers("A1"), identifiers("A1"), identifiers("A2"))
         #expect(first == again)

@@ -84,7 +84,7 @@ struct IdentifyNamespace {
     let deallocatedBlocksReadZeroes: Bool
     /// Blocks in the unit of storage that is best written and deallocated whole.
     let preferredGranularity: UInt16
-    let globalIdentifier, extendedIdentifier: [UInt8]
+    let extendedIdentifier, globalIdentifier, uniqueIdentifier: [UInt8]
 
     /// NVM command set specification 1.0, figure 97
     var bytes: [UInt8] {
@@ -116,7 +116,10 @@ struct IdentifyNamespace {
     /// Base specification 2.0, figure 277
     var descriptorBytes: [UInt8] {
         var list: [UInt8] = []
-        for (type, identifier): (UInt8, [UInt8]) in [(1, extendedIdentifier), (2, globalIdentifier), (4, [0])] {
+        let nvmCommandSet: [UInt8] = [0]
+        for (type, identifier): (UInt8, [UInt8]) in [
+            (1, extendedIdentifier), (2, globalIdentifier), (3, uniqueIdentifier), (4, nvmCommandSet),
+        ] {
             list += [type, UInt8(identifier.count), 0, 0] + identifier
         }
         var structure = StructureBytes(byteCount: 4096)
