@@ -325,7 +325,7 @@ import Testing
             #expect(throws: Errno.self) {
                 for byte in long + pattern(1000) { try peer.send([byte], many) }
             }
-            _ = server.waitForGoneClients(1)
+            server.waitForGoneClients(1)
             #expect(try Open.count(like: counter.rawDescriptor) == 1)
         }
     }
