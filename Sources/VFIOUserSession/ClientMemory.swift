@@ -74,10 +74,10 @@ extension ClientMemory {
     /// - Returns: `false` for a reply to nothing that was asked, or to something cancelled since; it is ignored.
     public func receive(_ header: MessageHeader, payload: Span<UInt8>) -> Bool {
         state.update { state in
-            guard let ticket = state.outstanding.removeValue(forKey: header.id),
-                let request = state.transfers[ticket]?.request, request.command == header.command
-            else { return false }
-            state.finish(ticket, state.result(of: request, header, payload))
+            guard let sent = state.outstanding[header.id], sent.command == header.command else { return false }
+            state.outstanding[header.id] = nil
+            guard let request = state.transfers[sent.ticket]?.request else { return false }
+            state.finish(sent.ticket, state.result(of: request, header, payload))
             return true
         }
     }
@@ -187,7 +187,7 @@ extension ClientMemory {
         var queue: [UInt64] = []
         /// Requests that are with the client; also those that nobody waits for any more, so that their IDs stay taken
         /// until the late reply.
-        var outstanding: [MessageID: UInt64] = [:]
+        var outstanding: [MessageID: (ticket: UInt64, command: Command)] = [:]
         var revoked: Set<ObjectIdentifier> = []
         var layout = Layout.unknown
         var maximumTransferSize = 1 << 20
@@ -209,7 +209,7 @@ extension ClientMemory {
                 guard let transfer = transfers[ticket], transfer.result == nil else { continue }
                 repeat { lastID &+= 1 } while outstanding[MessageID(rawValue: lastID)] != nil
                 let id = MessageID(rawValue: lastID)
-                outstanding[id] = ticket
+                outstanding[id] = (ticket, transfer.request.command)
                 return (id, transfer.request)
             }
             return nil
