@@ -4,11 +4,14 @@ import Testing
 private typealias Operation = Payload.FeatureOperation
 
 @Suite struct Features {
-    @Test func `S84 the feature of shared buffers is never granted, for its success would be taken for a descriptor`() throws {
+    @Test func `S84 the feature of shared buffers is never granted, for its success would be taken for a descriptor`()
+        throws
+    {
         try withPeer(of: Edu.makeFunction()) { peer in
             let reply = try peer.call(
                 Number.deviceFeature,
-                Payload.feature(11, Operation.get, argsz: 40, bytes(.u32(0), .u32(0), .u32(0), .u32(1), .u64(0), .u64(4096))))
+                Payload.feature(
+                    11, Operation.get, argsz: 40, bytes(.u32(0), .u32(0), .u32(0), .u32(1), .u64(0), .u64(4096))))
             #expect(reply.error == invalid && reply.size == 16)
         }
     }

@@ -53,7 +53,9 @@ private let base: UInt64 = 0x10_0000
         }
     }
 
-    @Test func `S100 a client that leaves takes its memory and its counters along, and leaves the device as it is`() throws {
+    @Test func `S100 a client that leaves takes its memory and its counters along, and leaves the device as it is`()
+        throws
+    {
         try withServer(of: Edu.makeFunction()) { server in
             let memory = try ClientMemoryFile(byteCount: 0x1000)
             let counters = try eventCounters(3)
@@ -120,7 +122,9 @@ private let base: UInt64 = 0x10_0000
             let count = script(memory, counters).count
             for length in 0...count {
                 let peer = try server.connect(negotiated: false)
-                for (bytes, descriptors) in script(memory, counters).prefix(length) { try peer.send(bytes, descriptors) }
+                for (bytes, descriptors) in script(memory, counters).prefix(length) {
+                    try peer.send(bytes, descriptors)
+                }
                 peer.close()
                 server.waitForGoneClients(length + 1)
                 #expect(try Open.mappingCount(of: memory.number) == 1)

@@ -69,7 +69,9 @@ import Testing
         ]
     }
 
-    @Test func `S29 S46 S67 S90 every answer of QEMU's opening conversation fits the buffer that QEMU has for it`() throws {
+    @Test func `S29 S46 S67 S90 every answer of QEMU's opening conversation fits the buffer that QEMU has for it`()
+        throws
+    {
         for device in 0..<3 {
             let body = { (peer: RawPeer) throws in
                 let memory = try ClientMemoryFile(byteCount: 0x200000)

@@ -42,11 +42,12 @@ private let storage = VectorDevice.storage
         }
     }
 
-    @Test(arguments: [
-        (0, 0x10000, 1), (0, 0xffff, 2), (0, .max, 1), (0, .max, .max), (0, 0, 0x10001), (7, 4096, 1), (7, 4095, 2),
-        (6, 0, 1), (8, 0, 1), (1, 0, 4), (9, 0, 4), (.max, 0, 4), (0, 0, (1 << 20) + 1), (0, 0, .max),
-        (0, 1 << 63, 4), (7, 0xffff_ffff_ffff_fffc, 8),
-    ] as [(UInt32, UInt64, UInt32)])
+    @Test(
+        arguments: [
+            (0, 0x10000, 1), (0, 0xffff, 2), (0, .max, 1), (0, .max, .max), (0, 0, 0x10001), (7, 4096, 1), (7, 4095, 2),
+            (6, 0, 1), (8, 0, 1), (1, 0, 4), (9, 0, 4), (.max, 0, 4), (0, 0, (1 << 20) + 1), (0, 0, .max),
+            (0, 1 << 63, 4), (7, 0xffff_ffff_ffff_fffc, 8),
+        ] as [(UInt32, UInt64, UInt32)])
     func `S92 a read outside of what there is is refused`(region: UInt32, offset: UInt64, count: UInt32) throws {
         try withPeer(of: VectorDevice.makeFunction()) { peer in
             let read = try peer.call(Number.readRegion, Payload.read(region, at: offset, count: count))
@@ -95,7 +96,8 @@ private let storage = VectorDevice.storage
         try withPeer(of: VectorDevice.makeFunction()) { peer in
             // A 64-bit one of 64 KiB, one for I/O of 32 bytes, a 32-bit one of 4 KiB, none, and no ROM.
             for (offset, sized) in [
-                (0x10, 0xffff_0004), (0x14, 0xffff_ffff), (0x18, 0xffff_ffe1), (0x1c, 0xffff_f000), (0x20, 0), (0x24, 0),
+                (0x10, 0xffff_0004), (0x14, 0xffff_ffff), (0x18, 0xffff_ffe1), (0x1c, 0xffff_f000), (0x20, 0),
+                (0x24, 0),
                 (0x30, 0),
             ] as [(UInt64, UInt32)] {
                 try peer.write(7, at: offset, bytes(.u32(.max)))
@@ -194,7 +196,8 @@ private let storage = VectorDevice.storage
         }
     }
 
-    @Test func `S97 vectors are told without the table ever having been written, and by its masks once it has`() throws {
+    @Test func `S97 vectors are told without the table ever having been written, and by its masks once it has`() throws
+    {
         try withPeer(of: VectorDevice.makeFunction()) { peer in
             let counters = try eventCounters(2)
             try peer.enableBusMaster()
