@@ -77,13 +77,11 @@ extension ClientMemory {
     /// - Returns: `false` for a reply to nothing that was asked, or to something cancelled since; it is ignored.
     public func receive(_ header: MessageHeader, payload: Span<UInt8>) -> Bool {
         state.update { state in
-            guard let sent = state.outstanding.removeValue(forKey: header.id) else { return false }
+            guard let sent = state.outstanding[header.id], sent.command == header.command else { return false }
+            state.outstanding[header.id] = nil
             state.bytesAsked -= sent.bytesAsked
-            let ticket = sent.ticket
-            guard let request = state.transfers[ticket]?.request, request.command == header.command else {
-                return false
-            }
-            state.finish(ticket, state.result(of: request, header, payload))
+            guard let request = state.transfers[sent.ticket]?.request else { return false }
+            state.finish(sent.ticket, state.result(of: request, header, payload))
             return true
         }
     }
@@ -183,6 +181,7 @@ extension ClientMemory {
     /// A request that is with the client.
     fileprivate struct SentRequest {
         let ticket: UInt64
+        let command: Command
         let bytesAsked: Int
     }
 
@@ -232,7 +231,7 @@ extension ClientMemory {
                 bytesAsked += bytes
                 repeat { lastID &+= 1 } while outstanding[MessageID(rawValue: lastID)] != nil
                 let id = MessageID(rawValue: lastID)
-                outstanding[id] = SentRequest(ticket: ticket, bytesAsked: bytes)
+                outstanding[id] = SentRequest(ticket: ticket, command: transfer.request.command, bytesAsked: bytes)
                 return (id, transfer.request)
             }
             return nil

@@ -114,7 +114,9 @@ import Testing
         }
     }
 
-    @Test func `S70 base address registers have sizes that are powers of two, and 64-bit ones an empty second half`() throws {
+    @Test func `S70 base address registers have sizes that are powers of two, and 64-bit ones an empty second half`()
+        throws
+    {
         try withPeer(of: VectorDevice.makeFunction()) { peer in
             var sizes: [UInt64] = []
             for index in 0..<8 as Range<UInt32> {

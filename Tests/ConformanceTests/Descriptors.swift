@@ -59,7 +59,8 @@ func lines(of path: String) throws -> [String] {
         guard count > 0 else { break }
         text += buffer.prefix(count)
     }
-    return String(decoding: text, as: UTF8.self).split(separator: "\n", omittingEmptySubsequences: false).map(String.init)
+    return String(decoding: text, as: UTF8.self).split(separator: "\n", omittingEmptySubsequences: false).map(
+        String.init)
 }
 
 /// Memory of the client: a memfd, mapped here so that the test can look at it.

@@ -9,7 +9,9 @@ private let assign = SetFlags.descriptors | SetFlags.trigger
     @Test func `S73 every interrupt index is described`() throws {
         try withPeer(of: VectorDevice.makeFunction()) { peer in
             // Flags: 1 event descriptors, 2 maskable, 4 masks itself, 8 cannot grow.
-            for (index, flags, count) in [(0, 7, 1), (1, 9, 8), (2, 1, 32), (3, 9, 1), (4, 9, 0)] as [(UInt32, UInt32, UInt32)] {
+            for (index, flags, count) in [(0, 7, 1), (1, 9, 8), (2, 1, 32), (3, 9, 1), (4, 9, 0)]
+                as [(UInt32, UInt32, UInt32)]
+            {
                 let reply = try peer.succeed(Number.getInterruptInfo, Payload.interruptInfo(index))
                 #expect(reply.payload == bytes(.u32(16), .u32(flags), .u32(index), .u32(count)))
             }
@@ -253,29 +255,31 @@ private let assign = SetFlags.descriptors | SetFlags.trigger
         }
     }
 
-    @Test(arguments: [
-        // No data, two kinds of data, no action, two actions, unknown bits.
-        (SetFlags.trigger, 2, 0, 1, 0), (SetFlags.none | SetFlags.booleans | SetFlags.trigger, 2, 0, 1, 0),
-        (SetFlags.none | SetFlags.descriptors | SetFlags.trigger, 2, 0, 1, 1), (SetFlags.none, 2, 0, 1, 0),
-        (SetFlags.none | SetFlags.mask | SetFlags.trigger, 2, 0, 1, 0),
-        (SetFlags.none | SetFlags.trigger | 0x40, 2, 0, 1, 0), (0, 2, 0, 1, 0),
-        // An index or vectors that do not exist; sums that overflow.
-        (SetFlags.none | SetFlags.trigger, 5, 0, 1, 0), (SetFlags.none | SetFlags.trigger, .max, 0, 0, 0),
-        (SetFlags.none | SetFlags.trigger, 2, 32, 1, 0), (SetFlags.none | SetFlags.trigger, 2, 0, 33, 0),
-        (SetFlags.none | SetFlags.trigger, 2, .max, 2, 0), (SetFlags.none | SetFlags.trigger, 2, 2, .max, 0),
-        (SetFlags.none | SetFlags.trigger, 0, 0, 2, 0), (SetFlags.none | SetFlags.trigger, 0, 1, 1, 0),
-        (SetFlags.descriptors | SetFlags.trigger, 2, 31, 2, 2),
-        // No vectors, in a form that does not switch the index off.
-        (SetFlags.none | SetFlags.mask, 2, 0, 0, 0), (SetFlags.none | SetFlags.unmask, 2, 0, 0, 0),
-        (SetFlags.descriptors | SetFlags.trigger, 2, 0, 0, 0), (SetFlags.none | SetFlags.trigger, 2, 1, 0, 0),
-        (SetFlags.booleans | SetFlags.trigger, 2, 0, 0, 0),
-        // Descriptors that are too few, too many, or of no use.
-        (SetFlags.descriptors | SetFlags.trigger, 2, 0, 3, 2), (SetFlags.descriptors | SetFlags.trigger, 2, 0, 1, 2),
-        (SetFlags.none | SetFlags.trigger, 2, 0, 1, 1), (SetFlags.none | SetFlags.trigger, 2, 0, 0, 1),
-        // Errors are told and nothing else; requests of this device are none.
-        (SetFlags.none | SetFlags.mask, 3, 0, 1, 0), (SetFlags.none | SetFlags.unmask, 3, 0, 1, 0),
-        (SetFlags.none | SetFlags.trigger, 3, 0, 2, 0), (SetFlags.none | SetFlags.trigger, 4, 0, 1, 0),
-    ] as [(UInt32, UInt32, UInt32, UInt32, Int)])
+    @Test(
+        arguments: [
+            // No data, two kinds of data, no action, two actions, unknown bits.
+            (SetFlags.trigger, 2, 0, 1, 0), (SetFlags.none | SetFlags.booleans | SetFlags.trigger, 2, 0, 1, 0),
+            (SetFlags.none | SetFlags.descriptors | SetFlags.trigger, 2, 0, 1, 1), (SetFlags.none, 2, 0, 1, 0),
+            (SetFlags.none | SetFlags.mask | SetFlags.trigger, 2, 0, 1, 0),
+            (SetFlags.none | SetFlags.trigger | 0x40, 2, 0, 1, 0), (0, 2, 0, 1, 0),
+            // An index or vectors that do not exist; sums that overflow.
+            (SetFlags.none | SetFlags.trigger, 5, 0, 1, 0), (SetFlags.none | SetFlags.trigger, .max, 0, 0, 0),
+            (SetFlags.none | SetFlags.trigger, 2, 32, 1, 0), (SetFlags.none | SetFlags.trigger, 2, 0, 33, 0),
+            (SetFlags.none | SetFlags.trigger, 2, .max, 2, 0), (SetFlags.none | SetFlags.trigger, 2, 2, .max, 0),
+            (SetFlags.none | SetFlags.trigger, 0, 0, 2, 0), (SetFlags.none | SetFlags.trigger, 0, 1, 1, 0),
+            (SetFlags.descriptors | SetFlags.trigger, 2, 31, 2, 2),
+            // No vectors, in a form that does not switch the index off.
+            (SetFlags.none | SetFlags.mask, 2, 0, 0, 0), (SetFlags.none | SetFlags.unmask, 2, 0, 0, 0),
+            (SetFlags.descriptors | SetFlags.trigger, 2, 0, 0, 0), (SetFlags.none | SetFlags.trigger, 2, 1, 0, 0),
+            (SetFlags.booleans | SetFlags.trigger, 2, 0, 0, 0),
+            // Descriptors that are too few, too many, or of no use.
+            (SetFlags.descriptors | SetFlags.trigger, 2, 0, 3, 2),
+            (SetFlags.descriptors | SetFlags.trigger, 2, 0, 1, 2),
+            (SetFlags.none | SetFlags.trigger, 2, 0, 1, 1), (SetFlags.none | SetFlags.trigger, 2, 0, 0, 1),
+            // Errors are told and nothing else; requests of this device are none.
+            (SetFlags.none | SetFlags.mask, 3, 0, 1, 0), (SetFlags.none | SetFlags.unmask, 3, 0, 1, 0),
+            (SetFlags.none | SetFlags.trigger, 3, 0, 2, 0), (SetFlags.none | SetFlags.trigger, 4, 0, 1, 0),
+        ] as [(UInt32, UInt32, UInt32, UInt32, Int)])
     func `S81 a change of interrupts that makes no sense is refused and changes nothing`(
         flags: UInt32, index: UInt32, start: UInt32, count: UInt32, descriptorCount: Int
     ) throws {
@@ -301,7 +305,8 @@ private let assign = SetFlags.descriptors | SetFlags.trigger
             let short = try peer.call(Number.setInterrupts, Array(whole.prefix(19)))
             #expect(short.error == invalid)
             let lying = try peer.call(
-                Number.setInterrupts, Payload.setInterrupts(SetFlags.none | SetFlags.trigger, index: 2, count: 1, argsz: 19))
+                Number.setInterrupts,
+                Payload.setInterrupts(SetFlags.none | SetFlags.trigger, index: 2, count: 1, argsz: 19))
             #expect(lying.error == invalid)
         }
     }
@@ -333,7 +338,8 @@ private let assign = SetFlags.descriptors | SetFlags.trigger
         }
     }
 
-    @Test func `S83 a descriptor that is no event counter is refused and closed, and nothing is written to it`() throws {
+    @Test func `S83 a descriptor that is no event counter is refused and closed, and nothing is written to it`() throws
+    {
         try withPeer(of: VectorDevice.makeFunction()) { peer in
             let pipe = try makePipe()
             let memory = try ClientMemoryFile(byteCount: 4096)

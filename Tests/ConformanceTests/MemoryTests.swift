@@ -7,10 +7,13 @@ import Testing
 private let base: UInt64 = 0x100_0000
 
 @Suite struct MapAndUnmap {
-    @Test func `S36 what the client writes at the file's offset is what the device reads, and the other way round`() throws {
+    @Test func `S36 what the client writes at the file's offset is what the device reads, and the other way round`()
+        throws
+    {
         try withPeer(of: Edu.makeFunction()) { peer in
             let memory = try ClientMemoryFile(byteCount: 0x4000)
-            let reply = try peer.call(Number.mapDMA, Payload.map(at: base, size: 0x2000, offset: 0x1000), [memory.number])
+            let reply = try peer.call(
+                Number.mapDMA, Payload.map(at: base, size: 0x2000, offset: 0x1000), [memory.number])
             #expect(reply.size == 16 && reply.error == nil)
             try peer.enableBusMaster()
             memory[0x1010..<0x1810] = pattern(0x800)
@@ -290,7 +293,9 @@ private let base: UInt64 = 0x100_0000
             try peer.succeed(Number.mapDMA, Payload.map(at: base, size: 0x1000), [memory.number])
             try peer.succeed(
                 Number.mapDMA, Payload.map(at: base + 0x1000, size: 0x3000, offset: 0x1000), [memory.number])
-            for (first, size) in [(0, 0x2000), (0x1000, 0x2000), (0x2000, 0x1000), (0x2000, 0x4000)] as [(UInt64, UInt64)] {
+            for (first, size) in [(0, 0x2000), (0x1000, 0x2000), (0x2000, 0x1000), (0x2000, 0x4000)]
+                as [(UInt64, UInt64)]
+            {
                 let reply = try peer.call(Number.unmapDMA, Payload.unmap(at: base + first, size: size))
                 #expect(reply.error == invalid)
             }
@@ -387,7 +392,7 @@ private let base: UInt64 = 0x100_0000
             try first.enableBusMaster()
             try first.write(0, at: VectorDevice.pin, bytes(.u64(base)))
             first.close()
-            _ = server.waitForGoneClients(1)
+            server.waitForGoneClients(1)
             #expect(try Open.mappingCount(of: memory.number) == 1)
         }
     }

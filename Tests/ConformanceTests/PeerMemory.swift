@@ -58,7 +58,8 @@ final class PeerMemory {
 
     func parse(_ message: RawMessage) throws -> Request {
         let isWrite = message.command == Number.writeClientMemory
-        guard !message.isReply, isWrite || message.command == Number.readClientMemory, message.payload.count >= 16 else {
+        guard !message.isReply, isWrite || message.command == Number.readClientMemory, message.payload.count >= 16
+        else {
             throw PeerFailure.notTheReply(message)
         }
         let count = layout == .legacy ? Int(message.payload.u32(at: 8)) : Int(message.payload.u64(at: 8))

@@ -153,7 +153,8 @@ extension RawPeer {
 
     func connect(_ index: UInt32, start: UInt32 = 0, to counters: [EventCounter]) throws {
         try setInterrupts(
-            SetFlags.descriptors | SetFlags.trigger, index: index, start: start, count: UInt32(counters.count), counters)
+            SetFlags.descriptors | SetFlags.trigger, index: index, start: start, count: UInt32(counters.count), counters
+        )
     }
 }
 

@@ -32,9 +32,10 @@ final class TestServer {
         return peer
     }
 
-    /// Waits until `count` clients have gone, in whatever way.
-    func waitForGoneClients(_ count: Int) -> [ServerEvent.Ending] {
-        log.wait { endings in endings.count >= count ? endings : nil }
+    /// Waits until `count` clients have gone, and tells how the last of them went.
+    @discardableResult
+    func waitForGoneClients(_ count: Int) -> ServerEvent.Ending {
+        log.waitForEnding(count)
     }
 
     fileprivate func end() {
@@ -51,14 +52,15 @@ private final class HeldListener: Sendable {
 }
 
 private final class EventLog: Sendable {
-    private let endings = Monitor<[ServerEvent.Ending]>([])
+    /// Keeps no history, so that a long test does not look like a leak.
+    private let last = Monitor<(count: Int, ending: ServerEvent.Ending?)>((0, nil))
 
     func append(_ event: ServerEvent) {
-        if case .clientGone(let ending) = event { endings.update { $0.append(ending) } }
+        if case .clientGone(let ending) = event { last.update { $0 = ($0.count + 1, ending) } }
     }
 
-    func wait(_ body: ([ServerEvent.Ending]) -> [ServerEvent.Ending]?) -> [ServerEvent.Ending] {
-        endings.wait { body($0) }
+    func waitForEnding(_ count: Int) -> ServerEvent.Ending {
+        last.wait { $0.count >= count ? $0.ending : nil }
     }
 }
 

@@ -10,7 +10,8 @@ import Testing
                 (0, Number.getDeviceInfo, Payload.deviceInfo()), (0xffff, Number.getRegionInfo, Payload.regionInfo(0)),
                 (7, Number.getInterruptInfo, Payload.interruptInfo(0)), (7, Number.resetDevice, []),
                 (8, Number.readRegion, Payload.read(7, at: 0, count: 4)),
-                (9, Number.mapDMA, Payload.map(at: 0, size: 4096)), (9, Number.unmapDMA, Payload.unmap(at: 0, size: 4096)),
+                (9, Number.mapDMA, Payload.map(at: 0, size: 4096)),
+                (9, Number.unmapDMA, Payload.unmap(at: 0, size: 4096)),
             ] as [(UInt16, UInt16, [UInt8])] {
                 try peer.send(message(command, id: id, payload))
                 let reply = try peer.receive()
@@ -164,7 +165,8 @@ import Testing
                     message(
                         Number.setInterrupts,
                         Payload.setInterrupts(
-                            SetFlags.descriptors | SetFlags.trigger, index: Interrupt.msix, start: UInt32(vector), count: 1)),
+                            SetFlags.descriptors | SetFlags.trigger, index: Interrupt.msix, start: UInt32(vector),
+                            count: 1)),
                     [counters[vector].rawDescriptor])
             }
             for _ in 0..<23 { #expect(try peer.receive().error == nil) }
@@ -325,7 +327,7 @@ import Testing
             #expect(throws: Errno.self) {
                 for byte in long + pattern(1000) { try peer.send([byte], many) }
             }
-            _ = server.waitForGoneClients(1)
+            server.waitForGoneClients(1)
             #expect(try Open.count(like: counter.rawDescriptor) == 1)
         }
     }
@@ -337,7 +339,9 @@ import Testing
                 var limit = rlimit()
                 limit.rlim_cur = rlim_t((try Open.all().max() ?? 0) + 4)
                 limit.rlim_max = limit.rlim_cur
-                guard unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { throw Errno(rawValue: errno) }
+                guard unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else {
+                    throw Errno(rawValue: errno)
+                }
                 var taken: [Int32] = []
                 while let copy = Optional(dup(0)), copy >= 0 { taken.append(copy) }
                 // Room for three of the eight, and for nothing else.
