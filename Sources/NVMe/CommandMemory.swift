@@ -9,9 +9,8 @@ import Synchronization
 /// notices need no answer. Memory that only messages reach cannot be pinned and takes a detour through a buffer. Whatever
 /// needs messages happens before anything is pinned, so that an unmap never waits for a message through a pin.
 ///
-/// The only file of the target that handles raw memory. Segments of pins are
-/// valid until they are released; a guest may change the bytes under us at any time, and everything that is decided on is
-/// copied first.
+/// The only file of the target that handles raw memory. Segments of pins are valid until they are released; a guest may
+/// change the bytes under us at any time, and everything that is decided on is copied first.
 struct CommandMemory {
     let store: any BlockStore
     /// What the function had when the command was taken up. A reset, or a client that leaves, ends it, and with it all that

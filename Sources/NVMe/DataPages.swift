@@ -10,7 +10,7 @@ import DMA
 ///     entries to follow ends in the address of another  │░░░░   │ last, may end anywhere
 ///                                                       └───────┘
 ///
-/// Base specification 2.0, sections 4.1.1 and 4.3.
+/// Base specification 2.0, section 4.1.1 (Physical Region Page Entry and List)
 struct DataPages {
     /// Adjacent pages are joined.
     private(set) var ranges: [IOVARange] = []

@@ -22,17 +22,14 @@ public final class NVMeController: PCIDeviceModel {
     public static func makeFunction(
         store: any BlockStore, options: Options
     ) throws(Errno) -> PCIFunction<NVMeController> {
-        precondition(
-            Options.queuePairLimits.contains(options.queuePairs), "the options have a valid queue number"
-        )
-        precondition(
-            Options.workerLimits.contains(options.workers), "the options have a valid worker number")
+        precondition(Options.queuePairLimits.contains(options.queuePairs), "the options have a valid queue number")
+        precondition(Options.workerLimits.contains(options.workers), "the options have a valid worker number")
         return try PCIFunction(description(options)) { (port) throws(Errno) in
             try NVMeController(port: port, store: store, options: options)
         }
     }
 
-    /// The registers as a Markdown table.
+    /// The registers as a Markdown table, which is how the documentation shows them.
     public static var registerTable: String {
         let capabilities = ControllerCapabilities(maximumQueueEntries: ControllerIdentity.maximumQueueEntries)
         return NVMeRegister.map(capabilities).markdownTable

@@ -9,7 +9,7 @@ import PCI
 /// worker, and sees its own command to its end, so that commands overlap and a lone one costs one wake-up.
 ///
 /// The lock is held for moments only, never over guest memory, the store, or an interrupt message; the function's lock may
-/// be taken inside it.
+/// be taken inside it. A guest that switches bus mastering on with commands waiting is heard at its next doorbell.
 final class NVMeEngine: Sendable {
     let port: PCIPort
     let store: any BlockStore
@@ -55,10 +55,6 @@ final class NVMeEngine: Sendable {
             }
         }
         return try result.get()
-    }
-
-    func read<Result>(_ body: (ControllerState) -> Result) -> Result {
-        state.withLock { body($0) }
     }
 }
 

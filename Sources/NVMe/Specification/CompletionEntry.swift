@@ -1,4 +1,5 @@
-/// The end of a command as the controller writes it into a completion queue. Base specification 2.0, figure 90
+/// The end of a command as the controller writes it into a completion queue. Base
+/// specification 2.0, section 3.3.3, Common Completion Queue Entry
 ///
 ///     dword  bits
 ///     0              by command

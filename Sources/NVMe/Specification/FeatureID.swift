@@ -1,4 +1,4 @@
-/// A feature that a host can get, and some of which it can set. Base specification 2.0, figure 316
+/// A feature that a host can get, and some of which it can set. Base specification 2.0, section 5.27
 enum FeatureID: UInt8, CaseIterable {
     case arbitration = 0x01
     case powerManagement = 0x02
@@ -25,7 +25,7 @@ enum FeatureID: UInt8, CaseIterable {
         }
     }
 
-    /// What Get Features tells of a feature's capabilities. Nothing is saved. Base specification 2.0, figure 195
+    /// What Get Features tells of a feature's capabilities. Nothing is saved. Base specification 2.0, section 5.15
     var capabilities: UInt32 {
         (isNamespaceSpecific ? 1 << 1 : 0) | (isChangeable ? 1 << 2 : 0)
     }
@@ -51,7 +51,8 @@ struct QueueCounts {
     var value: UInt32 { UInt32(submissionQueues - 1) | UInt32(completionQueues - 1) << 16 }
 }
 
-/// Which threshold of which sensor a temperature feature command means. Base specification 2.0, figure 321
+/// Which threshold of which sensor a temperature feature command means. Base specification 2.0,
+/// section 5.27, Temperature Threshold
 struct TemperatureSelector {
     enum Threshold: UInt8 {
         case over = 0

@@ -1,4 +1,4 @@
-/// Identify's data structures that the controller returns. Base specification 2.0, figure 273
+/// Identify's data structures that the controller returns, by their CNS value. Base specification 2.0, section 5.17
 enum IdentifyStructure: UInt8 {
     case namespace = 0x00
     case controller = 0x01
@@ -10,7 +10,7 @@ enum IdentifyStructure: UInt8 {
     case independentNamespace = 0x08
 }
 
-/// What the controller is. Base specification 2.0, figure 275
+/// What the controller is. Base specification 2.0, section 5.17, Identify Controller data structure
 struct IdentifyController {
     let vendorID, subsystemVendorID: UInt16
     let serial, model, firmware: PaddedText
@@ -86,7 +86,7 @@ struct IdentifyNamespace {
     let preferredGranularity: UInt16
     let extendedIdentifier, globalIdentifier, uniqueIdentifier: [UInt8]
 
-    /// NVM command set specification 1.0, figure 97
+    /// NVM command set specification 1.0, Identify Namespace data structure
     var bytes: [UInt8] {
         var structure = StructureBytes(byteCount: 4096)
         for offset in [0, 8, 16] { structure.set(blockCount, at: offset) }
@@ -104,7 +104,8 @@ struct IdentifyNamespace {
         return structure.bytes
     }
 
-    /// What does not depend on the command set. Base specification 2.0, figure 280
+    /// What does not depend on the command set. Base specification 2.0, section 5.17, I/O Command Set Independent
+    /// Identify Namespace data structure
     var independentBytes: [UInt8] {
         var structure = StructureBytes(byteCount: 4096)
         structure.set(attributes, at: 8)
@@ -113,7 +114,7 @@ struct IdentifyNamespace {
         return structure.bytes
     }
 
-    /// Base specification 2.0, figure 277
+    /// Base specification 2.0, section 5.17, Namespace Identification Descriptor
     var descriptorBytes: [UInt8] {
         var list: [UInt8] = []
         let nvmCommandSet: [UInt8] = [0]

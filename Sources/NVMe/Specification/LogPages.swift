@@ -1,4 +1,4 @@
-/// A log page that the controller has. Base specification 2.0, figure 202
+/// A log page that the controller has. Base specification 2.0, section 5.16
 enum LogPage: UInt8, CaseIterable {
     case supportedLogPages = 0x00
     case errorInformation = 0x01
@@ -9,7 +9,7 @@ enum LogPage: UInt8, CaseIterable {
     case managementCommandEffects = 0x13
 }
 
-/// One entry of the error information log. Base specification 2.0, figure 206
+/// One entry of the error information log. Base specification 2.0, section 5.16, Error Information
 struct ErrorInformation {
     static let byteCount = 64
 
@@ -35,7 +35,7 @@ struct ErrorInformation {
     }
 }
 
-/// What a controller counts of its life. Base specification 2.0, figure 207
+/// What a controller counts of its life. Base specification 2.0, section 5.16, SMART / Health Information
 struct HealthInformation {
     static let byteCount = 512
 
@@ -75,7 +75,7 @@ struct HealthInformation {
 
 /// Log pages whose contents never change.
 enum ConstantLogPages {
-    /// Base specification 2.0, figure 204
+    /// Supported Log Pages
     static let supportedLogPages: [UInt8] = {
         var structure = StructureBytes(byteCount: 1024)
         let isSupported: UInt32 = 1
@@ -83,7 +83,7 @@ enum ConstantLogPages {
         return structure.bytes
     }()
 
-    /// Base specification 2.0, figure 208
+    /// Firmware Slot Information
     static func firmwareSlot(_ firmware: PaddedText) -> [UInt8] {
         var structure = StructureBytes(byteCount: 512)
         let firstSlotIsActive: UInt8 = 1
@@ -92,7 +92,7 @@ enum ConstantLogPages {
         return structure.bytes
     }
 
-    /// Base specification 2.0, figure 211
+    /// Commands Supported and Effects
     static let commandEffects: [UInt8] = {
         var structure = StructureBytes(byteCount: 4096)
         let isSupported: UInt32 = 1 << 0
@@ -105,7 +105,7 @@ enum ConstantLogPages {
         return structure.bytes
     }()
 
-    /// Base specification 2.0, figure 255
+    /// Feature Identifiers Supported and Effects
     static let featureEffects: [UInt8] = {
         var structure = StructureBytes(byteCount: 1024)
         let isSupported: UInt32 = 1 << 0
@@ -117,11 +117,11 @@ enum ConstantLogPages {
         return structure.bytes
     }()
 
-    /// No management command is supported. Base specification 2.0, figure 258
+    /// NVMe-MI Commands Supported and Effects: none.
     static let managementCommandEffects = [UInt8](repeating: 0, count: 1024)
 }
 
-/// Something the host asked to be told of. Base specification 2.0, figures 145 to 148
+/// Something the host asked to be told of. Base specification 2.0, section 5.2
 enum AsynchronousEvent: Hashable {
     case invalidDoorbellRegister
     case invalidDoorbellValue

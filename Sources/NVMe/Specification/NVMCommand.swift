@@ -54,7 +54,7 @@ enum NVMCommand {
     }
 }
 
-/// One of the ranges that Dataset Management is about. NVM command set specification 1.0, figure 41
+/// One of the ranges that Dataset Management is about. NVM command set specification 1.0, Dataset Management
 ///
 ///     bytes   field
 ///     0–3     context attributes

@@ -13,7 +13,22 @@ enum NVMeRegister: Hashable, Sendable {
         RegisterMap([
             .init(
                 .capabilities, "Controller Capabilities (CAP)", at: 0x00, byteCount: 8, reset: capabilities.rawValue,
-                .readOnly),
+                fields: [
+                    .init("Maximum Queue Entries Supported (MQES)", 0...15, .readOnly),
+                    .init("Contiguous Queues Required (CQR)", 16, .readOnly),
+                    .init("Arbitration Mechanism Supported (AMS)", 17...18, .readOnly),
+                    .init("Timeout (TO)", 24...31, .readOnly), .init("Doorbell Stride (DSTRD)", 32...35, .readOnly),
+                    .init("NVM Subsystem Reset Supported (NSSRS)", 36, .readOnly),
+                    .init("Command Sets Supported (CSS)", 37...44, .readOnly),
+                    .init("Boot Partition Support (BPS)", 45, .readOnly),
+                    .init("Controller Power Scope (CPS)", 46...47, .readOnly),
+                    .init("Memory Page Size Minimum (MPSMIN)", 48...51, .readOnly),
+                    .init("Memory Page Size Maximum (MPSMAX)", 52...55, .readOnly),
+                    .init("Persistent Memory Region Supported (PMRS)", 56, .readOnly),
+                    .init("Controller Memory Buffer Supported (CMBS)", 57, .readOnly),
+                    .init("NVM Subsystem Shutdown Supported (NSSS)", 58, .readOnly),
+                    .init("Controller Ready Modes Supported (CRMS)", 59...60, .readOnly),
+                ]),
             .init(
                 .version, "Version (VS)", at: 0x08, byteCount: 4, reset: UInt64(ControllerVersion.rawValue), .readOnly),
             .init(
@@ -140,7 +155,7 @@ struct AdminQueueAttributes {
     }
 }
 
-/// Where a queue's doorbell is. Base specification 2.0, sections 3.1.3.25 and 26 (transport: PCIe)
+/// Where a queue's doorbell is. PCIe transport specification 1.0, section 3.1.2
 enum Doorbell: Equatable {
     case submissionTail(QueueID)
     case completionHead(QueueID)

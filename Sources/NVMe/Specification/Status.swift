@@ -1,6 +1,6 @@
 /// How a command ended: the status code type in the high byte, the status code in the low one.
 ///
-/// Base specification 2.0, figures 93 to 98; NVM command set 1.0, figures 13 to 16.
+/// Base specification 2.0, section 3.3.3, Status Field Definition; NVM command set specification 1.0, Status Values
 enum Status: UInt16, Error {
     case success = 0x000
     case invalidOpcode = 0x001

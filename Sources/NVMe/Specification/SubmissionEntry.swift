@@ -28,7 +28,8 @@ struct DataPointer {
     let prp1, prp2: IOVA
 }
 
-/// A command as the host writes it into a submission queue. Base specification 2.0, figure 87
+/// A command as the host writes it into a submission queue. Base specification 2.0, section 3.3.3,
+/// Common Command Format
 ///
 ///     dword  bits
 ///     0      7:0     opcode
