@@ -64,5 +64,6 @@ let package = Package(
         tests("DeviceModelTests", ["DeviceModel", "LinuxHost"]),
         tests("EduTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "PCI"]),
         tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        tests("TidyTests", ["Edu", "PCI"]),
     ]
 )
