@@ -70,5 +70,6 @@ let package = Package(
         tests(
             "ConformanceTests", ["CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer"],
             exclude: ["Checklist.md"]),
+        tests("TidyTests", ["Edu", "PCI"]),
     ]
 )

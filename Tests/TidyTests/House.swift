@@ -1,0 +1,65 @@
+/// The house as data: which target may use which, and where the dangerous things may stand.
+enum House {
+    /// What a target may import besides Swift's own modules.
+    struct Rule {
+        let targets: Set<String>
+        /// Modules of the system and of other packages.
+        let others: Set<String>
+        /// Whether every target named has to be imported by some file; not so for one that may use everything.
+        var isExact = true
+
+        init(_ targets: Set<String> = [], others: Set<String> = []) {
+            self.targets = targets
+            self.others = others
+        }
+
+        static let everything: Rule = {
+            var rule = Rule(others: ["ArgumentParser", "Glibc", "Logging"])
+            rule.isExact = false
+            return rule
+        }()
+    }
+
+    static let graph: [String: Rule] = [
+        "CJSONC": Rule(),
+        "CLinuxShims": Rule(),
+        "LinuxHost": Rule(["CLinuxShims"], others: ["Glibc"]),
+        "JSONText": Rule(["CJSONC"]),
+        "Configuration": Rule(["JSONText"]),
+        "VFIOUserWire": Rule(),
+        "VFIOUserNegotiation": Rule(["JSONText", "VFIOUserWire"]),
+        "DMA": Rule(["LinuxHost"], others: ["Glibc", "Synchronization"]),
+        "DeviceModel": Rule(["DMA", "LinuxHost"]),
+        "PCI": Rule(["DMA", "DeviceModel", "LinuxHost"], others: ["Synchronization"]),
+        "VFIOUserSession": Rule(["DMA", "DeviceModel", "LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
+        "VFIOUserServer": Rule(["DMA", "DeviceModel", "LinuxHost", "VFIOUserSession", "VFIOUserWire"]),
+        "VFIOUserClient": Rule(["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
+        "BlockStorage": Rule(["LinuxHost"]),
+        "NVMe": Rule(["BlockStorage", "DMA", "LinuxHost", "PCI"], others: ["Synchronization"]),
+        "Edu": Rule(["DMA", "LinuxHost", "PCI"]),
+        "outboard": .everything,
+    ]
+
+    /// The tool; everything else under `Sources` is a library.
+    static let programs: Set<String> = ["outboard"]
+
+    /// Modules that no library imports: they cost more at start and in memory than all of ours together.
+    static let bannedFromLibraries: Set<String> = ["Foundation", "FoundationEssentials", "Dispatch", "NIO", "XCTest"]
+
+    /// Targets whose purpose is what Swift cannot check.
+    static let unsafeTargets: Set<String> = ["LinuxHost", "DMA"]
+
+    /// Files elsewhere that hand bytes to those targets or to C.
+    static let unsafeFiles: Set<String> = [
+        "Sources/BlockStorage/FileStore.swift",
+        "Sources/Edu/EduEngine.swift",
+        "Sources/JSONText/JSONValue+JSONC.swift",
+        "Sources/NVMe/CommandMemory.swift",
+        "Sources/PCI/GuestMemory.swift",
+        "Sources/VFIOUserServer/IncomingMessages.swift",
+        "Sources/VFIOUserServer/OutgoingMessages.swift",
+        "Sources/VFIOUserSession/ClientMemory.swift",
+        "Sources/outboard/Outboard.swift",
+        "Sources/outboard/Serve.swift",
+    ]
+}
