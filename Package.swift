@@ -22,7 +22,8 @@ func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String
 let package = Package(
     name: "outboard",
     products: [
-        .library(name: "DMA", targets: ["DMA"])
+        .library(name: "DMA", targets: ["DMA"]),
+        .library(name: "VFIOUserClient", targets: ["VFIOUserClient"]),
     ],
     dependencies: [],
     targets: [
@@ -37,6 +38,7 @@ let package = Package(
         library("PCI", ["DMA", "DeviceModel", "LinuxHost"]),
         library("VFIOUserSession", ["DMA", "DeviceModel", "LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         library("VFIOUserServer", ["DMA", "DeviceModel", "LinuxHost", "VFIOUserSession", "VFIOUserWire"]),
+        library("VFIOUserClient", ["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         library("BlockStorage", ["LinuxHost"]),
         library("Edu", ["DMA", "LinuxHost", "PCI"]),
         tests("BlockStorageTests", ["BlockStorage", "LinuxHost"]),
@@ -44,5 +46,11 @@ let package = Package(
         tests(
             "ConformanceTests", ["CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer"],
             exclude: ["Checklist.md"]),
+        tests(
+            "VFIOUserClientTests",
+            [
+                "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserClient", "VFIOUserNegotiation",
+                "VFIOUserServer", "VFIOUserWire",
+            ]),
     ]
 )
