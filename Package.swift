@@ -28,6 +28,8 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+        .library(name: "DMA", targets: ["DMA"]),
+        .library(name: "VFIOUserClient", targets: ["VFIOUserClient"]),
     ],
     targets: [
         .systemLibrary(name: "CJSONC", pkgConfig: "json-c", providers: [.apt(["libjson-c-dev"])]),
@@ -42,6 +44,7 @@ let package = Package(
         library("PCI", ["DMA", "DeviceModel", "LinuxHost"]),
         library("VFIOUserSession", ["DMA", "DeviceModel", "LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         library("VFIOUserServer", ["DMA", "DeviceModel", "LinuxHost", "VFIOUserSession", "VFIOUserWire"]),
+        library("VFIOUserClient", ["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         library("BlockStorage", ["LinuxHost"]),
         library("NVMe", ["BlockStorage", "DMA", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "LinuxHost", "PCI"]),
@@ -71,5 +74,11 @@ let package = Package(
             "ConformanceTests", ["CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer"],
             exclude: ["Checklist.md"]),
         tests("TidyTests", ["Edu", "PCI"]),
+        tests(
+            "VFIOUserClientTests",
+            [
+                "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserClient", "VFIOUserNegotiation",
+                "VFIOUserServer", "VFIOUserWire",
+            ]),
     ]
 )
