@@ -23,13 +23,13 @@ let package = Package(
     name: "outboard",
     products: [
         .executable(name: "outboard", targets: ["outboard"]),
+        .library(name: "Outboard", targets: ["DMA", "DeviceModel", "PCI", "VFIOUserServer"]),
         .library(name: "DMA", targets: ["DMA"]),
+        .library(name: "VFIOUserClient", targets: ["VFIOUserClient"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
-        .library(name: "DMA", targets: ["DMA"]),
-        .library(name: "VFIOUserClient", targets: ["VFIOUserClient"]),
     ],
     targets: [
         .systemLibrary(name: "CJSONC", pkgConfig: "json-c", providers: [.apt(["libjson-c-dev"])]),
