@@ -28,6 +28,8 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
+        .library(name: "DMA", targets: ["DMA"]),
+        .library(name: "VFIOUserClient", targets: ["VFIOUserClient"]),
     ],
     targets: [
         .systemLibrary(name: "CJSONC", pkgConfig: "json-c", providers: [.apt(["libjson-c-dev"])]),
@@ -42,13 +44,15 @@ let package = Package(
         library("PCI", ["DMA", "DeviceModel", "LinuxHost"]),
         library("VFIOUserSession", ["DMA", "DeviceModel", "LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         library("VFIOUserServer", ["DMA", "DeviceModel", "LinuxHost", "VFIOUserSession", "VFIOUserWire"]),
+        library("VFIOUserClient", ["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         library("BlockStorage", ["LinuxHost"]),
+        library("NVMe", ["BlockStorage", "DMA", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "LinuxHost", "PCI"]),
         .executableTarget(
             name: "outboard",
             dependencies: [
-                "BlockStorage", "Configuration", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer",
-                "VFIOUserSession", "VFIOUserWire",
+                "BlockStorage", "Configuration", "DeviceModel", "Edu", "LinuxHost", "NVMe", "VFIOUserServer",
+                "VFIOUserWire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -56,6 +60,7 @@ let package = Package(
         tests("LinuxHostTests", ["LinuxHost"]),
         tests("DMATests", ["DMA", "LinuxHost"]),
         tests("BlockStorageTests", ["BlockStorage", "LinuxHost"]),
+        tests("NVMeTests", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "NVMe", "PCI"]),
         tests("VFIOUserWireTests", ["VFIOUserWire"], exclude: ["Fixtures"]),
         .target(name: "SchemaExamples", path: "Tests/SchemaExamples", swiftSettings: house),
         tests("JSONTextTests", ["JSONText"]),
@@ -64,6 +69,16 @@ let package = Package(
         tests("DeviceModelTests", ["DeviceModel", "LinuxHost"]),
         tests("EduTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "PCI"]),
         tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        .target(name: "CHeapCount", path: "Tests/Support/CHeapCount"),
+        tests(
+            "ConformanceTests", ["CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer"],
+            exclude: ["Checklist.md"]),
         tests("TidyTests", ["Edu", "PCI"]),
+        tests(
+            "VFIOUserClientTests",
+            [
+                "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserClient", "VFIOUserNegotiation",
+                "VFIOUserServer", "VFIOUserWire",
+            ]),
     ]
 )

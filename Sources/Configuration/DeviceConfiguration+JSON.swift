@@ -67,7 +67,9 @@ extension NVMeOptions {
             throw ConfigurationError("options.size", "must be a multiple of the block size")
         }
         readOnly = try members.optional("readOnly", "must be true or false") { $0.boolean }
-        serial = try members.optional("serial", "must be 1 to 20 printable ASCII characters") { $0.serial }
+        serial = try members.optional("serial", "must be 1 to 20 printable ASCII characters, no space first or last") {
+            $0.serial
+        }
         queues = try members.optional("queues", "must be 1 to 64") { $0.count(in: NVMeOptions.queueCounts) }
         try members.finish()
     }
@@ -90,7 +92,8 @@ extension JSONValue {
     fileprivate var serial: String? {
         nonEmptyString.flatMap { text in
             let isPrintable = text.utf8.allSatisfy { (0x20...0x7e).contains($0) }
-            return isPrintable && text.utf8.count <= NVMeOptions.maximumSerialLength ? text : nil
+            let isPadded = text.utf8.first == UInt8(ascii: " ") || text.utf8.last == UInt8(ascii: " ")
+            return isPrintable && !isPadded && text.utf8.count <= NVMeOptions.maximumSerialLength ? text : nil
         }
     }
 

@@ -1,4 +1,5 @@
-/// A size of storage as people write it: bytes, or a number and a binary unit such as `1GiB`.
+/// A size of storage as people write it: bytes, or a number and a binary unit such as `1GiB` or, as
+/// QEMU has it, `1G`.
 public struct StorageSize: Hashable, Sendable {
     /// More than any file system holds, and every sum with it stays in 64 bits.
     public static let maximum: UInt64 = 1 << 60
@@ -27,5 +28,5 @@ public struct StorageSize: Hashable, Sendable {
         }
     }
 
-    private static let shifts: [String: UInt64] = ["MiB": 20, "GiB": 30, "TiB": 40]
+    private static let shifts: [String: UInt64] = ["M": 20, "MiB": 20, "G": 30, "GiB": 30, "T": 40, "TiB": 40]
 }

@@ -5,6 +5,11 @@ import Glibc
 public struct StorageFile: ~Copyable, Sendable {
     public let descriptor: OwnedDescriptor
 
+    /// Takes over an open file.
+    public init(adopting descriptor: consuming OwnedDescriptor) {
+        self.descriptor = descriptor
+    }
+
     /// Opens an existing file. Never waits, as opening a pipe without a writer would.
     public init(openingPath path: String, isWritable: Bool) throws(Errno) {
         let flags = O_CLOEXEC | O_NONBLOCK | (isWritable ? O_RDWR : O_RDONLY)

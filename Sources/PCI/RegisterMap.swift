@@ -71,9 +71,10 @@ public struct RegisterMap<ID: Hashable & Sendable>: Sendable {
 
     /// The registers that an access touches, in ascending order.
     func registers(touchedAt offset: Int, byteCount: Int) -> [Int] {
+        let end = min(offset + byteCount, self.byteCount)
+        guard offset >= 0, offset < end else { return [] }
         var found: [Int] = []
-        guard offset >= 0, offset < self.byteCount else { return [] }
-        for place in offset..<min(offset + byteCount, self.byteCount) where owner[place] != Self.none {
+        for place in offset..<end where owner[place] != Self.none {
             let number = Int(owner[place])
             if found.last != number { found.append(number) }
         }

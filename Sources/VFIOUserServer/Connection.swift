@@ -73,6 +73,8 @@ struct Connection: ~Copyable {
             ending = .failed(error)
         }
         session.end()
+        // The client hears of it now, whoever else keeps the socket.
+        socket.shutdown()
         return ending
     }
 

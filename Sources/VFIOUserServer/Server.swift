@@ -51,11 +51,16 @@ public struct Server: Sendable {
     public func serve(_ socket: UNIXSocket, until stop: EventCounter) {
         report(.clientConnected)
         do throws(ServerError) {
-            var connection = try Connection.open(socket, to: device, report: report)
-            report(.clientGone(connection.run(until: stop)))
+            report(.clientGone(try converse(over: socket, until: stop)))
         } catch {
             report(.clientNotServed(error))
         }
+    }
+
+    /// Returns when nothing of the client's is left here: no memory, no descriptor.
+    private func converse(over socket: UNIXSocket, until stop: EventCounter) throws(ServerError) -> ServerEvent.Ending {
+        var connection = try Connection.open(socket, to: device, report: report)
+        return connection.run(until: stop)
     }
 
     /// Whether `stop` was signalled before the time had passed.

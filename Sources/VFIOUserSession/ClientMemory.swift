@@ -10,6 +10,9 @@ public import VFIOUserWire
 public final class ClientMemory: Sendable {
     /// How many requests may be with the client at once; more wait their turn. A client answers one at a time.
     static let maximumOutstanding = 16
+    /// How many bytes the client may be asked for at once. QEMU (seen with 11.1.3) sends an answer with one call and drops
+    /// what its socket's buffer, 208 KiB by default, does not take; small messages cost the buffer twice their size.
+    static let maximumBytesAsked = 64 << 10
     /// How long a client may take for one answer. Generous, because a stopped guest can be slow without being broken;
     /// finite, because a device must not hang on a client that never answers.
     static let replyDeadline = Duration.seconds(30)
@@ -74,10 +77,11 @@ extension ClientMemory {
     /// - Returns: `false` for a reply to nothing that was asked, or to something cancelled since; it is ignored.
     public func receive(_ header: MessageHeader, payload: Span<UInt8>) -> Bool {
         state.update { state in
-            guard let ticket = state.outstanding.removeValue(forKey: header.id),
-                let request = state.transfers[ticket]?.request, request.command == header.command
-            else { return false }
-            state.finish(ticket, state.result(of: request, header, payload))
+            guard let sent = state.outstanding[header.id], sent.command == header.command else { return false }
+            state.outstanding[header.id] = nil
+            state.bytesAsked -= sent.bytesAsked
+            guard let request = state.transfers[sent.ticket]?.request else { return false }
+            state.finish(sent.ticket, state.result(of: request, header, payload))
             return true
         }
     }
@@ -92,7 +96,8 @@ extension ClientMemory {
         var done = 0
         while done < buffer.count {
             let place = address + UInt64(done)
-            let access = ClientMemoryAccess(address: place, count: min(buffer.count - done, maximumTransferSize))
+            let count = min(buffer.count - done, maximumTransferSize, Self.maximumBytesAsked)
+            let access = ClientMemoryAccess(address: place, count: count)
             let data = try perform(Request(command: .readClientMemory, access: access), for: mapping)
             // A short answer is legal, an empty one would never end.
             guard !data.isEmpty else { throw .inputOutput }
@@ -169,6 +174,15 @@ extension ClientMemory {
         let command: Command
         let access: ClientMemoryAccess
         var data: [UInt8] = []
+
+        var bytesAsked: Int { command == .readClientMemory ? access.count : 0 }
+    }
+
+    /// A request that is with the client.
+    fileprivate struct SentRequest {
+        let ticket: UInt64
+        let command: Command
+        let bytesAsked: Int
     }
 
     fileprivate struct Transfer {
@@ -187,7 +201,9 @@ extension ClientMemory {
         var queue: [UInt64] = []
         /// Requests that are with the client; also those that nobody waits for any more, so that their IDs stay taken
         /// until the late reply.
-        var outstanding: [MessageID: UInt64] = [:]
+        var outstanding: [MessageID: SentRequest] = [:]
+        /// How many bytes the answers to those will bring.
+        var bytesAsked = 0
         var revoked: Set<ObjectIdentifier> = []
         var layout = Layout.unknown
         var maximumTransferSize = 1 << 20
@@ -204,12 +220,18 @@ extension ClientMemory {
 
         mutating func nextToSend() -> (MessageID, Request)? {
             guard outstanding.count < ClientMemory.maximumOutstanding else { return nil }
-            while !queue.isEmpty {
-                let ticket = queue.removeFirst()
-                guard let transfer = transfers[ticket], transfer.result == nil else { continue }
+            while let ticket = queue.first {
+                guard let transfer = transfers[ticket], transfer.result == nil else {
+                    queue.removeFirst()
+                    continue
+                }
+                let bytes = transfer.request.bytesAsked
+                guard bytesAsked + bytes <= ClientMemory.maximumBytesAsked else { return nil }
+                queue.removeFirst()
+                bytesAsked += bytes
                 repeat { lastID &+= 1 } while outstanding[MessageID(rawValue: lastID)] != nil
                 let id = MessageID(rawValue: lastID)
-                outstanding[id] = ticket
+                outstanding[id] = SentRequest(ticket: ticket, command: transfer.request.command, bytesAsked: bytes)
                 return (id, transfer.request)
             }
             return nil

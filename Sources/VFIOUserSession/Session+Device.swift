@@ -1,5 +1,6 @@
 import DeviceModel
 import LinuxHost
+import VFIOUserNegotiation
 import VFIOUserWire
 
 /// Questions about the device.
@@ -12,7 +13,7 @@ extension Session {
     }
 
     /// Sends the region's descriptor along when the client can map it, exactly one, and only with a complete answer: a
-    /// client that gave too little room asks again.
+    /// client that gave too little room asks again. One that takes no descriptors is not told of what it could map.
     func describeRegion(
         _ request: RegionInfoRequest, _ header: MessageHeader, _ reply: inout SessionReply
     ) throws(RequestRefusal) {
@@ -21,16 +22,17 @@ extension Session {
         if region.isReadable { flags.insert(.read) }
         if region.isWritable { flags.insert(.write) }
         var capabilities: [RegionCapability] = []
-        if let memory = region.memory {
+        let memory = (agreement?.sending.maximumMessageDescriptors ?? 0) > 0 ? region.memory : nil
+        if let memory {
             flags.insert(.mappable)
             capabilities = [
                 .mappableAreas(memory.areas.map { .init(offset: $0.lowerBound, size: UInt64($0.count)) })
             ]
         }
         let info = RegionInfo(
-            index: request.index, flags: flags, size: region.byteCount, mappingOffset: region.memory?.fileOffset ?? 0,
+            index: request.index, flags: flags, size: region.byteCount, mappingOffset: memory?.fileOffset ?? 0,
             capabilities: capabilities)
-        if let memory = region.memory, info.fits(request.maximumReplySize), !header.expectsNoReply {
+        if let memory, info.fits(request.maximumReplySize), !header.expectsNoReply {
             do throws(Errno) {
                 reply.descriptors.append(try memory.descriptor.duplicate())
             } catch {

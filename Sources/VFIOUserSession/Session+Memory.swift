@@ -3,7 +3,8 @@ import LinuxHost
 import VFIOUserWire
 
 extension Session {
-    /// Maps client memory: a descriptor's file directly, anything else through messages.
+    /// Maps client memory: a descriptor's file directly unless the client wants it read and written, anything else
+    /// through messages.
     ///
     /// A client that sends the very same mapping again gets the same answer again.
     func map(_ request: MapDMA, _ descriptors: inout DescriptorBundle) throws(RequestRefusal) {
@@ -14,7 +15,7 @@ extension Session {
             if request.flags.contains(.write) { rights.insert(.write) }
             // A mapping without any right is legal on the wire. It lets nobody in, as if nothing were mapped.
             guard !rights.isEmpty else { return }
-            let backing = try backing(for: request, &descriptors)
+            let backing = try backing(for: request, range.first, rights, &descriptors)
             do throws(DMAError) {
                 try space.map(backing, at: range.first, byteCount: request.size, rights: rights)
             } catch .exists {
@@ -26,9 +27,15 @@ extension Session {
     }
 
     private func backing(
-        for request: MapDMA, _ descriptors: inout DescriptorBundle
+        for request: MapDMA, _ base: IOVA, _ rights: AccessRights, _ descriptors: inout DescriptorBundle
     ) throws(DMAError) -> MappingBacking {
         guard let descriptor = descriptors.takeFirst() else { return .remote(clientMemory.mapping()) }
+        if request.flags.contains(.accessByFileIO), !request.flags.contains(.accessByMapping) {
+            return .remote(
+                try FileMemory(
+                    adopting: descriptor, fileOffset: request.fileOffset, at: base, byteCount: request.size,
+                    rights: rights))
+        }
         return .file(try objects.object(adopting: descriptor), offset: request.fileOffset)
     }
 

@@ -38,8 +38,13 @@ public struct Session: ~Copyable {
 
     private enum Phase {
         case awaitingVersion
-        case serving
+        case serving(Agreement)
         case ended
+    }
+
+    /// What the client and this side hold to; `nil` before and after they talk.
+    var agreement: Agreement? {
+        if case .serving(let agreement) = phase { agreement } else { nil }
     }
 
     /// Attaches the device to a new, empty address space.
@@ -58,7 +63,7 @@ public struct Session: ~Copyable {
 
     /// Takes the memory away from the device and disconnects its interrupts. Returns when the device has let go.
     public mutating func end() {
-        guard phase != .ended else { return }
+        if case .ended = phase { return }
         phase = .ended
         clientMemory.close()
         device.detach()
@@ -87,8 +92,7 @@ public struct Session: ~Copyable {
             try validate(request, descriptorCount: descriptors.count)
             switch (phase, request) {
             case (.awaitingVersion, .version):
-                try negotiate(header, payload, &reply)
-                phase = .serving
+                phase = .serving(try negotiate(header, payload, &reply))
             case (.serving, .version), (.awaitingVersion, _), (.ended, _):
                 throw .outOfOrder(header.command)
             case (.serving, _):
@@ -98,7 +102,7 @@ public struct Session: ~Copyable {
         } catch {
             lastRefusal = error
             reply.refuse(header, errorNumber: error.errorNumber)
-            return phase == .serving ? .goOn : .close
+            return agreement == nil ? .close : .goOn
         }
     }
 
@@ -127,11 +131,12 @@ public struct Session: ~Copyable {
 
     private func negotiate(
         _ header: MessageHeader, _ payload: Span<UInt8>, _ reply: inout SessionReply
-    ) throws(RequestRefusal) {
+    ) throws(RequestRefusal) -> Agreement {
         do throws(NegotiationError) {
             let agreement = try offer.answer(payload)
             clientMemory.limitTransfers(toBytes: agreement.sending.maximumTransferSize)
             reply.answer(header) { agreement.writeReply(to: &$0) }
+            return agreement
         } catch {
             throw .negotiation(error)
         }

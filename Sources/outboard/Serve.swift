@@ -14,7 +14,7 @@ struct Serve: ParsableCommand {
         discussion: """
             Prints one line when the socket listens, then serves one client after another until SIGTERM or SIGINT.
             """,
-        subcommands: [ServeEdu.self, ServeConfigured.self], defaultSubcommand: ServeConfigured.self)
+        subcommands: [ServeNVMe.self, ServeEdu.self, ServeConfigured.self], defaultSubcommand: ServeConfigured.self)
 }
 
 /// `outboard serve --config FILE`: the file names the device.
@@ -38,7 +38,7 @@ struct ServeConfigured: ParsableCommand {
         guard let file = try common.configuration() else { return }
         switch file.device {
         case .edu(let options): try common.serve(options, file)
-        case .nvme: throw Failure(message: "no such device")
+        case .nvme(let options): try common.serve(options, file)
         }
     }
 }

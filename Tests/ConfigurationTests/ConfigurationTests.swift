@@ -84,7 +84,7 @@ import Testing
 @Suite struct `Storage sizes` {
     @Test(
         arguments: [
-            ("512", 512), ("1048576", 1 << 20), ("1MiB", 1 << 20), ("1GiB", 1 << 30), ("1TiB", 1 << 40),
+            ("512", 512), ("1048576", 1 << 20), ("1MiB", 1 << 20), ("1GiB", 1 << 30), ("1G", 1 << 30), ("20M", 20 << 20), ("3T", 3 << 40), ("1TiB", 1 << 40),
             ("999999TiB", 999_999 << 40), ("1152921504606846976", 1 << 60),
         ] as [(String, UInt64)])
     func `are read`(text: String, byteCount: UInt64) {

@@ -249,6 +249,29 @@ import Testing
         holder.access.destroy()
     }
 
+    @Test func `R91 an unmap passes over an access that is being destroyed`() throws {
+        let entered = Shared(false)
+        let mayLeave = Shared(false)
+        let heard = Shared<[IOVARange]>([])
+        let access = DMAAccess(needsPin: true) { range in
+            heard.update { $0.append(range) }
+            guard range == .everything else { return }
+            entered.update { $0 = true }
+            mayLeave.wait { $0 }
+        }
+        let holder = PinHolder()
+        try access.attach(to: first)
+        try holder.access.attach(to: first)
+        try holder.pin(pages(1))
+        let thread = try OSThread(name: "destroyer") { access.destroy() }
+        entered.wait { $0 }
+        #expect(try first.unmap(pages(1)) == page)
+        mayLeave.update { $0 = true }
+        thread.join()
+        #expect(heard.value == [.everything])
+        holder.access.destroy()
+    }
+
     @Test func `R38 destroying while another thread unmaps ends, and the unmap succeeds`() throws {
         for _ in 0..<100 {
             let space = IOAddressSpace()

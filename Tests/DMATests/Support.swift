@@ -52,6 +52,12 @@ extension DMAAccess {
 extension MemoryObject {
     func byte(_ offset: UInt64) -> UInt8 { unsafe bytes[Int(offset)] }
 
+    func isFilled(_ range: IOVARange, with byte: UInt8) -> Bool {
+        guard let start = unsafe bytes.baseAddress?.advanced(by: Int(range.first.rawValue)) else { return false }
+        let expected = [UInt8](repeating: byte, count: Int(range.byteCount))
+        return unsafe memcmp(start, expected, expected.count) == 0
+    }
+
     func fill(_ range: IOVARange, with byte: UInt8) {
         unsafe UnsafeMutableRawBufferPointer(
             rebasing: bytes[Int(range.first.rawValue)...Int(range.last.rawValue)]
@@ -142,4 +148,24 @@ func readOnlyObject(pages count: UInt64 = 64) throws -> MemoryObject {
     let file = try OwnedDescriptor.anonymousMemory(name: "read-only", byteCount: Int(count * page))
     let number = unsafe open("/proc/self/fd/\(file.rawValue)", O_RDONLY | O_CLOEXEC)
     return try MemoryObject(adopting: number)
+}
+
+/// An open descriptor, remembered by what it is open on: the number alone may soon be another file's.
+struct OpenFile {
+    let number: Int32
+    private let name: String
+
+    init(_ number: Int32) {
+        self.number = number
+        name = OpenFile.name(of: number)
+    }
+
+    var isOpen: Bool { !name.isEmpty && OpenFile.name(of: number) == name }
+
+    /// Empty for a number that is not open.
+    private static func name(of number: Int32) -> String {
+        var target = [CChar](repeating: 0, count: 256)
+        let count = unsafe readlink("/proc/self/fd/\(number)", &target, target.count)
+        return String(decoding: target.prefix(max(0, count)).map(UInt8.init(bitPattern:)), as: UTF8.self)
+    }
 }

@@ -2,22 +2,22 @@ import Glibc
 import LinuxHost
 import Testing
 
-/// Whether a number is closed is asked in a process of its own, where no other test reuses it.
+/// Whether a number is closed is asked in a process of its own, where no other test reuses it for a file like it.
 @Suite struct `Descriptors` {
     @Test func `a descriptor closes when its owner goes, and not when it was given up`() async {
         await #expect(processExitsWith: .success) {
-            var number: Int32 = -1
+            var file: OpenFile
             do {
                 let descriptor = try memoryFile()
-                number = descriptor.rawValue
-                #expect(isOpen(number))
+                file = OpenFile(descriptor.rawValue)
+                #expect(file.isOpen)
             }
-            #expect(!isOpen(number))
-            number = try memoryFile().take()
-            #expect(isOpen(number))
-            let adopted = OwnedDescriptor(adopting: number)
+            #expect(!file.isOpen)
+            file = OpenFile(try memoryFile().take())
+            #expect(file.isOpen)
+            let adopted = OwnedDescriptor(adopting: file.number)
             let copy = try adopted.duplicate()
-            #expect(copy.rawValue != number)
+            #expect(copy.rawValue != file.number)
             #expect(fcntl(copy.rawValue, F_GETFD) & FD_CLOEXEC != 0)
             #expect(try copy.status().identity == adopted.status().identity)
         }
@@ -25,7 +25,8 @@ import Testing
 
     @Test func `a bundle gives its descriptors in order and closes the rest once`() async {
         await #expect(processExitsWith: .success) {
-            let numbers = try (0..<4).map { _ in try memoryFile().take() }
+            let files = try (0..<4).map { _ in OpenFile(try memoryFile().take()) }
+            let numbers = files.map(\.number)
             var kept: Int32 = -1
             do {
                 var bundle = DescriptorBundle(adopting: [numbers[0], numbers[1]])
@@ -33,18 +34,15 @@ import Testing
                 bundle.append(contentsOf: DescriptorBundle(adopting: [numbers[2]]))
                 bundle.append(OwnedDescriptor(adopting: numbers[3]))
                 #expect(bundle.count == 4)
-                #expect(numbers.allSatisfy(isOpen))
+                #expect(files.map(\.isOpen) == [true, true, true, true])
                 if let first = bundle.takeFirst() {
                     #expect(first.rawValue == numbers[0])
                     kept = first.take()
                 }
                 #expect(bundle.count == 3)
             }
-            #expect(kept == numbers[0] && isOpen(kept))
-            #expect(!numbers.dropFirst().contains(where: isOpen))
-            // Had it closed any of them twice, a new file under the number would be gone.
-            let successor = try memoryFile()
-            #expect(isOpen(successor.rawValue))
+            #expect(kept == numbers[0])
+            #expect(files.map(\.isOpen) == [true, false, false, false])
         }
     }
 

@@ -33,11 +33,12 @@ import Testing
                 unsafe open("/dev/null", O_RDWR),
             ]
             for number in ends + others {
+                let file = OpenFile(number)
                 let error = errorOf { () throws(Errno) in
                     _ = try EventCounter(adopting: OwnedDescriptor(adopting: number))
                 }
                 #expect(error == .invalidArgument)
-                #expect(!isOpen(number))
+                #expect(!file.isOpen)
             }
         }
     }

@@ -29,8 +29,25 @@ final class TemporaryDirectory: Sendable {
     func exists(_ name: String) -> Bool { unsafe access(file(name), F_OK) == 0 }
 }
 
-/// Whether the number is an open descriptor. Sure only where nothing else opens any: in a process of its own.
-func isOpen(_ number: Int32) -> Bool { fcntl(number, F_GETFD) != -1 }
+/// An open descriptor, remembered by what it is open on: the number alone may soon be another file's.
+struct OpenFile {
+    let number: Int32
+    private let name: String
+
+    init(_ number: Int32) {
+        self.number = number
+        name = OpenFile.name(of: number)
+    }
+
+    var isOpen: Bool { !name.isEmpty && OpenFile.name(of: number) == name }
+
+    /// Empty for a number that is not open.
+    private static func name(of number: Int32) -> String {
+        var target = [CChar](repeating: 0, count: 256)
+        let count = unsafe readlink("/proc/self/fd/\(number)", &target, target.count)
+        return String(decoding: target.prefix(max(0, count)).map(UInt8.init(bitPattern:)), as: UTF8.self)
+    }
+}
 
 func memoryFile(_ byteCount: Int = 4096) throws(Errno) -> OwnedDescriptor {
     try OwnedDescriptor.anonymousMemory(name: "test", byteCount: byteCount)

@@ -1,6 +1,7 @@
 """What the host finds in a disk image."""
 
 import hashlib
+import os
 import subprocess
 from pathlib import Path
 
@@ -36,6 +37,8 @@ class Image:
             remaining = byte_count
             while remaining > 0:
                 remaining -= file.write(chunk[:remaining])
+            file.flush()
+            os.fsync(file.fileno())  # until then the host's file system has not decided what to allocate
 
     def read(self, offset: int, byte_count: int) -> bytes:
         with open(self.path, "rb") as file:

@@ -29,7 +29,8 @@ def run(lab: Lab) -> None:
             image.read(offset, length) == expected, f"the {length // MIB} MiB at {offset // MIB} MiB are untouched"
         )
     freed = allocated - image.allocated_bytes
-    lab.check(freed >= DISCARDED[1], f"the image takes {freed / MIB:.0f} MiB less of the host's disk")
+    # The host's file system may spend a few blocks of its own on describing the holes.
+    lab.check(freed >= DISCARDED[1] - MIB, f"the image takes {freed / MIB:.0f} MiB less of the host's disk")
     lab.check_equal("SHA-256 of the whole disk", image.sha256(), seen)
 
 

@@ -1,0 +1,33 @@
+/// Events that a host wants to be told of, and its requests to be told.
+struct Events {
+    /// Requests that wait for an event, longest waiting first.
+    var requests: [CommandID] = []
+    /// Events that wait for a request or for their type to be unmasked. At most one of each kind, which bounds it.
+    private var pending: [AsynchronousEvent] = []
+    /// Types that were told of and whose log page has not been read since.
+    private var maskedTypes: Set<UInt8> = []
+
+    mutating func raise(_ event: AsynchronousEvent) {
+        if !pending.contains(event) { pending.append(event) }
+    }
+
+    var hasDeliverable: Bool { pending.contains { !maskedTypes.contains($0.type) } }
+
+    /// The next event to tell, which masks its type.
+    mutating func takeDeliverable() -> AsynchronousEvent? {
+        guard let index = pending.firstIndex(where: { !maskedTypes.contains($0.type) }) else { return nil }
+        let event = pending.remove(at: index)
+        maskedTypes.insert(event.type)
+        return event
+    }
+
+    /// Takes note that the host has read a log page: it knows of what led there and wants to hear of what comes next.
+    mutating func didRead(_ page: LogPage) {
+        pending.removeAll { $0.logPage == page }
+        switch page {
+        case .errorInformation: maskedTypes.remove(AsynchronousEvent.invalidDoorbellValue.type)
+        case .health: maskedTypes.remove(AsynchronousEvent.temperatureThreshold.type)
+        case .supportedLogPages, .firmwareSlot, .commandEffects, .featureEffects, .managementCommandEffects: break
+        }
+    }
+}

@@ -1,0 +1,57 @@
+import DMA
+import LinuxHost
+
+/// The memory of one mapping whose client wants its file read and written instead of mapped.
+///
+/// It can show files that have no pages to map, and files that shrink, which here only makes transfers fail. Nobody can
+/// pin it. Access by file I/O in `VFIO_USER_DMA_MAP`.
+final class FileMemory: RemoteMemory {
+    private let file: StorageFile
+    private let fileOffset: UInt64
+    private let base: IOVA
+
+    /// Takes over the descriptor of a mapping of `byteCount` bytes at `base`.
+    ///
+    /// - Precondition: `fileOffset + byteCount` does not overflow, as the wire module checks.
+    /// - Throws: `ENODEV` for what has no bytes at offsets, `EINVAL` for a file that ends before the mapping does,
+    ///   `EPERM` for a mapping that may be written of a descriptor that may not.
+    init(
+        adopting descriptor: consuming OwnedDescriptor, fileOffset: UInt64, at base: IOVA, byteCount: UInt64,
+        rights: AccessRights
+    ) throws(DMAError) {
+        do throws(Errno) {
+            file = StorageFile(adopting: descriptor)
+            self.fileOffset = fileOffset
+            self.base = base
+            let status = try file.status()
+            guard status.kind != .other else { throw .noSuchDevice }
+            // Files that the kernel makes up have bytes and say that they have none.
+            let isShort = status.kind == .regular && status.size > 0 && UInt64(status.size) < fileOffset + byteCount
+            guard !isShort, fileOffset + byteCount <= UInt64(Int64.max) else { throw .invalidArgument }
+            guard !rights.contains(.write) || file.descriptor.isReadWrite else { throw .notPermitted }
+        } catch {
+            throw DMAError(error)
+        }
+    }
+
+    func read(at iova: IOVA, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) {
+        do throws(Errno) {
+            unsafe try file.read(into: buffer, at: offset(of: iova))
+        } catch {
+            throw DMAError(error)
+        }
+    }
+
+    func write(_ bytes: UnsafeRawBufferPointer, at iova: IOVA) throws(DMAError) {
+        do throws(Errno) {
+            unsafe try file.write(bytes, at: offset(of: iova))
+        } catch {
+            throw DMAError(error)
+        }
+    }
+
+    /// Transfers stay within their mapping, so that neither step overflows.
+    private func offset(of iova: IOVA) -> Int64 {
+        Int64(fileOffset + (iova.rawValue - base.rawValue))
+    }
+}

@@ -1,0 +1,100 @@
+import DeviceModel
+import Glibc
+import LinuxHost
+import VFIOUserServer
+
+/// A server at a path, serving a device to whoever connects, on a thread of its own.
+final class TestServer {
+    let path: String
+    private let directory: String
+    private let stop: EventCounter
+    private let thread: OSThread
+    private let log: EventLog
+
+    init(_ device: any Device) throws {
+        var template = Array("/tmp/outboard-conformance-XXXXXX".utf8CString)
+        guard unsafe mkdtemp(&template) != nil else { throw Errno(rawValue: errno) }
+        directory = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        path = directory + "/socket"
+        let listener = HeldListener(try UNIXSocketListener(path: path))
+        let stop = try EventCounter()
+        let log = EventLog()
+        self.stop = stop
+        self.log = log
+        thread = try OSThread(name: "server") {
+            try? Server(device: device) { log.append($0) }.run(listener.listener, until: stop)
+        }
+    }
+
+    func connect(negotiated: Bool = true) throws -> RawPeer {
+        let peer = RawPeer(try UNIXSocket.connect(toPath: path))
+        if negotiated { try peer.negotiate() }
+        return peer
+    }
+
+    /// Waits until `count` clients have gone, and tells how the last of them went.
+    @discardableResult
+    func waitForGoneClients(_ count: Int) -> ServerEvent.Ending {
+        log.waitForEnding(count)
+    }
+
+    fileprivate func end() {
+        stop.signal()
+        thread.join()
+        unsafe rmdir(directory)
+    }
+}
+
+private final class HeldListener: Sendable {
+    let listener: UNIXSocketListener
+
+    init(_ listener: consuming UNIXSocketListener) { self.listener = listener }
+}
+
+private final class EventLog: Sendable {
+    /// Keeps no history, so that a long test does not look like a leak.
+    private let last = Monitor<(count: Int, ending: ServerEvent.Ending?)>((0, nil))
+
+    func append(_ event: ServerEvent) {
+        if case .clientGone(let ending) = event { last.update { $0 = ($0.count + 1, ending) } }
+    }
+
+    func waitForEnding(_ count: Int) -> ServerEvent.Ending {
+        last.wait { $0.count >= count ? $0.ending : nil }
+    }
+}
+
+/// Runs `body` with a server that clients can connect to.
+func withServer(of device: any Device, _ body: (TestServer) throws -> Void) throws {
+    let server = try TestServer(device)
+    defer { server.end() }
+    try body(server)
+}
+
+/// Runs `body` with one client, connected to a server of its own over a socket pair.
+///
+/// With `records` the pair keeps message boundaries, so that the client sees what went out in one `sendmsg`.
+func withPeer(
+    of device: any Device, negotiated: Bool = true, records: Bool = false, _ body: (RawPeer) throws -> Void
+) throws {
+    let (ours, theirs) = try socketPair(records ? SOCK_SEQPACKET : SOCK_STREAM)
+    let stop = try EventCounter()
+    let thread = try OSThread(name: "server") { Server(device: device).serve(theirs, until: stop) }
+    defer {
+        stop.signal()
+        thread.join()
+    }
+    let peer = RawPeer(ours)
+    if negotiated { try peer.negotiate() }
+    try body(peer)
+}
+
+private func socketPair(_ type: __socket_type) throws -> (UNIXSocket, UNIXSocket) {
+    var ends: [Int32] = [-1, -1]
+    let kind = Int32(type.rawValue | SOCK_CLOEXEC.rawValue)
+    guard unsafe socketpair(AF_UNIX, kind, 0, &ends) == 0 else { throw Errno(rawValue: errno) }
+    return (
+        UNIXSocket(adopting: OwnedDescriptor(adopting: ends[0])),
+        UNIXSocket(adopting: OwnedDescriptor(adopting: ends[1]))
+    )
+}
