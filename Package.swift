@@ -24,12 +24,11 @@ let package = Package(
     products: [
         .executable(name: "outboard", targets: ["outboard"]),
         .library(name: "DMA", targets: ["DMA"]),
+        .library(name: "VFIOUserClient", targets: ["VFIOUserClient"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.0"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.0"),
-        .library(name: "DMA", targets: ["DMA"]),
-        .library(name: "VFIOUserClient", targets: ["VFIOUserClient"]),
     ],
     targets: [
         .systemLibrary(name: "CJSONC", pkgConfig: "json-c", providers: [.apt(["libjson-c-dev"])]),
@@ -73,7 +72,7 @@ let package = Package(
         tests(
             "ConformanceTests", ["CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer"],
             exclude: ["Checklist.md"]),
-        tests("TidyTests", ["Edu", "PCI"]),
+        tests("TidyTests", ["Edu", "NVMe", "PCI"]),
         tests(
             "VFIOUserClientTests",
             [
