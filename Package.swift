@@ -73,7 +73,7 @@ let package = Package(
         tests(
             "ConformanceTests", ["CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer"],
             exclude: ["Checklist.md"]),
-        tests("TidyTests", ["Edu", "PCI"]),
+        tests("TidyTests", ["Edu", "NVMe", "PCI"]),
         tests(
             "VFIOUserClientTests",
             [

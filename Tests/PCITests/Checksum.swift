@@ -82,8 +82,9 @@ final class Checksum: PCIDeviceModel {
     private static func nextJob(_ state: Monitor<State>) -> Job? {
         state.wait { state -> Job?? in
             if state.isStopping { return .some(nil) }
-            defer { state.job = nil }
-            return state.job
+            guard let job = state.job else { return nil }
+            state.job = nil
+            return job
         }
     }
 

@@ -1,5 +1,6 @@
 import Edu
 import Foundation
+import NVMe
 import PCI
 import Testing
 
@@ -9,17 +10,14 @@ struct RegisterPage: CustomTestStringConvertible, Sendable {
     /// What the declarations say.
     let table: String
 
-    init<ID>(_ path: String, _ map: RegisterMap<ID>) {
-        self.path = path
-        table = map.markdownTable
-    }
-
     var testDescription: String { path }
 
     /// Every page; a new device adds a line.
     static let all = [
-        RegisterPage("Sources/Edu/Edu.docc/Registers.md", EduRegister.map),
-        RegisterPage("Sources/PCI/PCI.docc/ConfigurationSpace.md", RegisterMap(.withEverything)),
+        RegisterPage(path: "Sources/Edu/Edu.docc/Registers.md", table: EduRegister.map.markdownTable),
+        RegisterPage(path: "Sources/NVMe/NVMe.docc/NVMe.md", table: NVMeController.registerTable),
+        RegisterPage(
+            path: "Sources/PCI/PCI.docc/ConfigurationSpace.md", table: RegisterMap(.withEverything).markdownTable),
     ]
 
     /// Set to have the tests write what is generated instead of comparing them.

@@ -56,10 +56,15 @@ enum House {
         "Sources/JSONText/JSONValue+JSONC.swift",
         "Sources/NVMe/CommandMemory.swift",
         "Sources/PCI/GuestMemory.swift",
+        "Sources/VFIOUserClient/Client+Regions.swift",
+        "Sources/VFIOUserClient/MessageStream.swift",
+        "Sources/VFIOUserClient/SharedMemory.swift",
         "Sources/VFIOUserServer/IncomingMessages.swift",
         "Sources/VFIOUserServer/OutgoingMessages.swift",
         "Sources/VFIOUserSession/ClientMemory.swift",
+        "Sources/VFIOUserSession/FileMemory.swift",
         "Sources/outboard/Outboard.swift",
         "Sources/outboard/Serve.swift",
+        "Sources/outboard/ServeNVMe.swift",
     ]
 }
