@@ -9,8 +9,10 @@ import Testing
 
     @Test func `four requests can be parked and a fifth is refused`() throws {
         let driver = try started()
-        for _ in 0..<4 { driver.submit(Command(Opcode.eventRequest)) }
-        #expect(try driver.run(Command(Opcode.eventRequest)).status == 0x105)
+        // Which of the five comes last is open: commands are executed side by side.
+        for _ in 0..<5 { driver.submit(Command(Opcode.eventRequest)) }
+        #expect(try driver.next().status == 0x105)
+        driver.wait { !driver.isExecuting }
         #expect(driver.poll() == nil)
         driver.disable()
         driver.enable()
@@ -22,6 +24,8 @@ import Testing
         let request = driver.submit(Command(Opcode.eventRequest))
         let abort = try driver.run(Command(Opcode.abort, [10: UInt32(request &+ 7) << 16]))
         #expect(abort.status == 0 && abort.result == 1)
+        // The request was fetched before the abort; now it is parked.
+        driver.wait { !driver.isExecuting }
         #expect(try driver.run(Command(Opcode.abort, [10: UInt32(request) << 16 | 1])).result == 1)
         let second = driver.submit(Command(Opcode.abort, [10: UInt32(request) << 16]))
         var ends = try [driver.next(), driver.next()]
