@@ -49,10 +49,7 @@ extension ControllerState {
             guard operation.completionQueues[index]?.setHead(value) == true else {
                 return report(.invalidDoorbellValue, id)
             }
-            // Slots have become free: queues that had none may have waited for them.
-            for (number, queue) in operation.submissionQueues.enumerated() where queue?.completionQueue == id {
-                queueUp(number)
-            }
+            queueUpThose(thatWaitFor: id)
             if id == .admin { deliverEvents() }
         }
     }
@@ -70,6 +67,13 @@ extension ControllerState {
         queue.isInLine = true
         operation.submissionQueues[index] = queue
         operation.line.append(queue.id)
+    }
+
+    /// Puts the submission queues in line whose completion queue has slots again: they may have waited for one.
+    private mutating func queueUpThose(thatWaitFor id: QueueID) {
+        for (index, queue) in operation.submissionQueues.enumerated() where queue?.completionQueue == id {
+            queueUp(index)
+        }
     }
 
     func index(ofSubmissionQueue id: QueueID) -> Int? {
@@ -262,6 +266,7 @@ extension ControllerState {
         operation.events.requests.append(command)
         operation.completionQueues[0]?.release()
         deliverEvents()
+        queueUpThose(thatWaitFor: .admin)
     }
 
     /// Pairs events with parked requests, as far as there are completion slots.
