@@ -35,11 +35,16 @@ public final class ClientMemory: Sendable {
         state.withLock { $0.maximumTransferSize = max(1, byteCount) }
     }
 
-    /// Fails every transfer under way; new ones are welcome. A late reply is ignored.
-    public func cancelTransfers() {
+    /// Fails every transfer under way, and those that begin while `body` runs. A late reply is ignored.
+    ///
+    /// A device may be between two messages of one transfer, where there is nothing under way to fail.
+    public func withoutTransfers(_ body: () -> Void) {
         state.update { state in
+            state.isSuspended = true
             for ticket in state.transfers.keys { state.finish(ticket, .failure(.cancelled)) }
         }
+        body()
+        state.withLock { $0.isSuspended = false }
     }
 
     /// Fails every transfer under way and all that are still to come: the client is gone.
@@ -150,7 +155,7 @@ extension ClientMemory {
     /// - Returns: what was read, or as many zeroes as bytes were written.
     private func perform(_ request: Request, for mapping: ObjectIdentifier) throws(DMAError) -> [UInt8] {
         let ticket = try state.withLock { (state) throws(DMAError) -> UInt64 in
-            guard !state.isClosed, !state.revoked.contains(mapping) else { throw .cancelled }
+            guard !state.isClosed, !state.isSuspended, !state.revoked.contains(mapping) else { throw .cancelled }
             return state.submit(Transfer(mapping: mapping, request: request))
         }
         wake.signal()
@@ -207,6 +212,7 @@ extension ClientMemory {
         var revoked: Set<ObjectIdentifier> = []
         var layout = Layout.unknown
         var maximumTransferSize = 1 << 20
+        var isSuspended = false
         var isClosed = false
         private var lastTicket: UInt64 = 0
         private var lastID: UInt16 = 0

@@ -167,8 +167,7 @@ public struct Session: ~Copyable {
 
     /// Requests to the client end first: the client may be unable to answer them before it has the reply to this.
     private func reset() {
-        clientMemory.cancelTransfers()
-        device.reset()
+        clientMemory.withoutTransfers { device.reset() }
     }
 }
 

@@ -35,7 +35,13 @@ import Testing
         let path = folder + "Checklist.md"
         if unsafe getenv("OUTBOARD_WRITE_CHECKLIST") != nil { try write(text, to: path) }
         let stored = try lines(of: path).filter { $0.hasPrefix("|") }
-        #expect(stored == text, "run the tests once with OUTBOARD_WRITE_CHECKLIST=1 and look at what changed")
+        let difference = text.difference(from: stored).map { change in
+            switch change {
+            case .insert(_, let line, _): "missing: " + line
+            case .remove(_, let line, _): "outdated: " + line
+            }
+        }
+        #expect(difference.isEmpty, "run the tests once with OUTBOARD_WRITE_CHECKLIST=1 and look at what changed")
     }
 
     private struct Name {

@@ -240,6 +240,31 @@ private func withRemoteMemory(
         }
     }
 
+    @Test func `S62 S99 a reset ends a transfer between two of its messages as well`() throws {
+        try withRemoteMemory(capabilities: #"{"capabilities":{"max_data_xfer_size":16}}"#) { peer, memory in
+            for _ in 0..<500 {
+                try peer.enableBusMaster()
+                try peer.startEduWrite(to: base, count: 4096)
+                var request = try memory.nextRequest(peer)
+                while request.count == 0 {
+                    try memory.answer(request, peer)
+                    request = try memory.nextRequest(peer)
+                }
+                // The answer that lets the device go on, and the reset on its heels.
+                let answer = message(
+                    Number.writeClientMemory, id: request.id, flags: HeaderFlags.reply,
+                    bytes(.u64(request.address), .u64(16)))
+                try peer.send(answer + message(Number.resetDevice, id: 1))
+                var next = try peer.receive()
+                while !next.isReply { next = try peer.receive() }
+                #expect(next.id == 1 && next.error == nil)
+                // Once the reset has been answered the device asks for nothing: these take no message but their reply.
+                for _ in 0..<20 { try peer.succeed(Number.getDeviceInfo, Payload.deviceInfo()) }
+                #expect(try !peer.isEduTransferring())
+            }
+        }
+    }
+
     @Test func `S62 a client that leaves with a request unanswered makes room for the next`() throws {
         try withServer(of: Edu.makeFunction()) { server in
             for _ in 0..<3 {
