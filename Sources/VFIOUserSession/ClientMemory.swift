@@ -37,10 +37,12 @@ public final class ClientMemory: Sendable {
 
     /// Fails every transfer under way, and those that begin while `body` runs. A late reply is ignored.
     ///
-    /// A device may be between two messages of one transfer, where there is nothing under way to fail.
+    /// A device may be between two messages of one transfer, where there is nothing with the client to fail; such a
+    /// transfer fails at its next message, however late that comes.
     public func withoutTransfers(_ body: () -> Void) {
         state.update { state in
             state.isSuspended = true
+            state.epoch += 1
             for ticket in state.transfers.keys { state.finish(ticket, .failure(.cancelled)) }
         }
         body()
@@ -97,13 +99,14 @@ extension ClientMemory {
     fileprivate func read(
         _ address: UInt64, into buffer: UnsafeMutableRawBufferPointer, for mapping: ObjectIdentifier
     ) throws(DMAError) {
-        try learnLayout(at: address, for: mapping)
+        let epoch = try begin()
+        try learnLayout(at: address, for: mapping, epoch)
         var done = 0
         while done < buffer.count {
             let place = address + UInt64(done)
             let count = min(buffer.count - done, maximumTransferSize, Self.maximumBytesAsked)
             let access = ClientMemoryAccess(address: place, count: count)
-            let data = try perform(Request(command: .readClientMemory, access: access), for: mapping)
+            let data = try perform(Request(command: .readClientMemory, access: access), for: mapping, epoch)
             // A short answer is legal, an empty one would never end.
             guard !data.isEmpty else { throw .inputOutput }
             unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + data.count]).copyBytes(from: data)
@@ -114,13 +117,15 @@ extension ClientMemory {
     fileprivate func write(
         _ bytes: UnsafeRawBufferPointer, to address: UInt64, for mapping: ObjectIdentifier
     ) throws(DMAError) {
-        try learnLayout(at: address, for: mapping)
+        let epoch = try begin()
+        try learnLayout(at: address, for: mapping, epoch)
         var done = 0
         while done < bytes.count {
             let count = min(bytes.count - done, maximumTransferSize)
             let data = unsafe [UInt8](bytes[done..<done + count])
             let access = ClientMemoryAccess(address: address + UInt64(done), count: count)
-            let written = try perform(Request(command: .writeClientMemory, access: access, data: data), for: mapping)
+            let request = Request(command: .writeClientMemory, access: access, data: data)
+            let written = try perform(request, for: mapping, epoch)
             guard written.count > 0 else { throw .inputOutput }
             done += written.count
         }
@@ -139,23 +144,35 @@ extension ClientMemory {
     /// Finds out, before the first transfer, which of two layouts the client uses: QEMU before 11.1 departs from the
     /// standard by four bytes, which shows in nothing but the length of its reply to a write. So one of no bytes is
     /// sent, which changes nothing.
-    private func learnLayout(at address: UInt64, for mapping: ObjectIdentifier) throws(DMAError) {
+    private func learnLayout(
+        at address: UInt64, for mapping: ObjectIdentifier, _ epoch: UInt64
+    ) throws(DMAError) {
         guard state.withLock({ $0.layout == .unknown }) else { return }
         let probe = Request(command: .writeClientMemory, access: ClientMemoryAccess(address: address, count: 0))
         do throws(DMAError) {
-            _ = try perform(probe, for: mapping)
+            _ = try perform(probe, for: mapping, epoch)
         } catch .invalid {
             // A client that refuses to write nothing checks more than the old QEMUs do.
             state.withLock { if $0.layout == .unknown { $0.layout = .standard } }
         }
     }
 
+    /// Begins a transfer, of one message or many, and returns what ties them together.
+    private func begin() throws(DMAError) -> UInt64 {
+        try state.withLock { (state) throws(DMAError) in
+            guard !state.isClosed, !state.isSuspended else { throw .cancelled }
+            return state.epoch
+        }
+    }
+
     /// Queues a request and waits for its end.
     ///
     /// - Returns: what was read, or as many zeroes as bytes were written.
-    private func perform(_ request: Request, for mapping: ObjectIdentifier) throws(DMAError) -> [UInt8] {
+    private func perform(
+        _ request: Request, for mapping: ObjectIdentifier, _ epoch: UInt64
+    ) throws(DMAError) -> [UInt8] {
         let ticket = try state.withLock { (state) throws(DMAError) -> UInt64 in
-            guard !state.isClosed, !state.isSuspended, !state.revoked.contains(mapping) else { throw .cancelled }
+            guard !state.isClosed, state.epoch == epoch, !state.revoked.contains(mapping) else { throw .cancelled }
             return state.submit(Transfer(mapping: mapping, request: request))
         }
         wake.signal()
@@ -212,6 +229,8 @@ extension ClientMemory {
         var revoked: Set<ObjectIdentifier> = []
         var layout = Layout.unknown
         var maximumTransferSize = 1 << 20
+        /// Counts the times that all transfers were ended.
+        var epoch: UInt64 = 0
         var isSuspended = false
         var isClosed = false
         private var lastTicket: UInt64 = 0

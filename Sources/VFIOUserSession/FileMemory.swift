@@ -24,7 +24,7 @@ final class FileMemory: RemoteMemory {
             self.fileOffset = fileOffset
             self.base = base
             let status = try file.status()
-            guard status.kind != .other else { throw .noSuchDevice }
+            guard status.kind == .regular || status.kind == .blockDevice else { throw .noSuchDevice }
             // Files that the kernel makes up have bytes and say that they have none.
             let isShort = status.kind == .regular && status.size > 0 && UInt64(status.size) < fileOffset + byteCount
             guard !isShort, fileOffset + byteCount <= UInt64(Int64.max) else { throw .invalidArgument }
