@@ -26,13 +26,13 @@ extension IOAddressSpace {
 }
 
 extension Backing {
-    /// Whether a mapping of `other` would show the same bytes. Remote memory is all the peer's, whichever instance
-    /// stands for it.
+    /// Whether a mapping of `other` would show the same bytes. Remote memory of one kind is all the peer's, whichever
+    /// instance stands for it.
     fileprivate func isSame(as other: MappingBacking) -> Bool {
         switch (self, other) {
         case (.file(let object, let offset), .file(let otherObject, let otherOffset)):
             object === otherObject && offset == otherOffset
-        case (.remote(_, let shift), .remote): shift == 0
+        case (.remote(let link, let shift), .remote(let other)): shift == 0 && type(of: link.memory) == type(of: other)
         case (.file, .remote), (.remote, .file): false
         }
     }
