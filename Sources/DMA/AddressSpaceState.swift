@@ -326,7 +326,8 @@ extension AddressSpaceState {
             mapping.copyCount += 1
             return .copy(mapping, object, offset: start, byteCount: min(count, TransferStep.maximumCopy))
         case .remote(let link, let shift):
-            return .message(link.memory, IOVA(iova.rawValue &+ shift), byteCount: count)
+            return .message(
+                link.memory, IOVA(iova.rawValue &+ shift), byteCount: min(count, TransferStep.maximumMessage))
         }
     }
 

@@ -7,6 +7,9 @@ enum TransferStep: Sendable {
 
     /// How many bytes are copied before an unmap is let in between.
     static let maximumCopy = 1 << 20
+    /// How many bytes remote memory is asked to transfer before it is asked again whether the access is still attached:
+    /// an attachment that ends, as in a reset, does not wait for messages, and ends them here.
+    static let maximumMessage = 64 << 10
 }
 
 extension DMAAccess {
