@@ -10,6 +10,8 @@ public final class FileStore: BlockStore {
     public let isReadOnly: Bool
     private let file: StorageFile
     private let kind: Kind
+    /// Why a flush has failed, once one has.
+    private let flushFailure = Monitor<BlockStoreError?>(nil)
 
     private enum Kind {
         case regularFile, blockDevice
@@ -58,7 +60,17 @@ public final class FileStore: BlockStore {
 
     public func flush() throws(BlockStoreError) {
         guard !isReadOnly else { return }
-        try storing { () throws(Errno) in try file.synchronize() }
+        // The kernel tells one caller of a page that it could not write and takes it for clean from then on: the next call
+        // would succeed without those bytes. So the first failure is final, and one flush waits for another. `fsync(2)`
+        try flushFailure.withLock { (failure) throws(BlockStoreError) in
+            if let failure { throw failure }
+            do throws(Errno) {
+                try file.synchronize()
+            } catch {
+                failure = BlockStoreError(error)
+                throw BlockStoreError(error)
+            }
+        }
     }
 
     public func deallocate(_ range: BlockRange) throws(BlockStoreError) {
