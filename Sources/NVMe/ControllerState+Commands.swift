@@ -1,4 +1,5 @@
 import DMA
+import PCI
 
 /// A command that a worker has, from the moment its completion slot is reserved.
 struct CommandToken {
@@ -245,9 +246,10 @@ extension ControllerState {
     private func checkShape(
         _ entryCount: Int, _ isContiguous: Bool, _ base: IOVA, _ entryByteCount: Int
     ) throws(Status) {
-        guard (2...ControllerIdentity.maximumQueueEntries).contains(entryCount), operation.hasSupportedEntrySizes else {
-            throw .invalidQueueSize
-        }
+        // The host may set the sizes of entries until it makes the first queue.
+        let configuration = ControllerConfiguration(registers[.configuration])
+        guard (2...ControllerIdentity.maximumQueueEntries).contains(entryCount), configuration.hasSupportedEntrySizes
+        else { throw .invalidQueueSize }
         // Scattered queues are optional, and CAP.CQR says that there are none here.
         guard isContiguous else { throw .invalidField }
         guard base.isAligned(to: operation.memoryPageByteCount) else { throw .invalidPRPOffset }

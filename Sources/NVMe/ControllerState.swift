@@ -44,7 +44,6 @@ struct ControllerState {
         var maskedVectors: UInt32 = 0
         var shutdown = Shutdown.none
         var memoryPageByteCount: UInt64 = 4096
-        var hasSupportedEntrySizes = false
 
         init(_ identity: ControllerIdentity) {
             submissionQueues = Array(repeating: nil, count: identity.queuePairs + 1)
@@ -146,7 +145,6 @@ extension ControllerState {
             return
         }
         operation.memoryPageByteCount = configuration.memoryPageByteCount
-        operation.hasSupportedEntrySizes = configuration.hasSupportedEntrySizes
         operation.submissionQueues[0] = SubmissionQueue(
             id: .admin, base: submissionBase, entryCount: attributes.submissionEntryCount, completionQueue: .admin)
         operation.completionQueues[0] = CompletionQueue(

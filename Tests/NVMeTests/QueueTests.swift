@@ -58,6 +58,18 @@ import Testing
         #expect(try create(size(8, 1)) == 0x101)
     }
 
+    @Test(arguments: [0, 7 << 16 | 4 << 20, 6 << 16 | 5 << 20] as [UInt32])
+    func `entry sizes count when a queue is made, not when the controller is enabled`(wrong: UInt32) throws {
+        let driver = try NVMeTestDriver()
+        driver.enable(entrySizes: wrong)
+        let page = driver.ram.allocate(4096)
+        #expect(try driver.run(Command(0x05, prp1: page, [10: size(8, 1), 11: 0b11])).status == 0x102)
+        driver.write32(1 | NVMeTestDriver.entrySizes, at: 0x14)
+        try driver.createPair(1)
+        driver.write32(1 | wrong, at: 0x14)
+        #expect(try driver.run(Command(0x05, prp1: page, [10: size(8, 2), 11: 0b11])).status == 0x102)
+    }
+
     @Test func `queues are deleted in order, and can be made again`() throws {
         let (driver, _) = try started()
         #expect(try driver.run(Command(0x00, [10: 1])).status == 0x101)
