@@ -60,8 +60,9 @@ public final class FileStore: BlockStore {
 
     public func flush() throws(BlockStoreError) {
         guard !isReadOnly else { return }
-        // The kernel tells one caller of a page that it could not write and takes it for clean from then on: the next call
-        // would succeed without those bytes. So the first failure is final, and one flush waits for another. `fsync(2)`
+        // The kernel tells one caller of a page that it could not write and takes it for clean from then on: the next
+        // call would succeed without those bytes. So the first failure is final, and one flush waits for another.
+        // `fsync(2)`
         try flushFailure.withLock { (failure) throws(BlockStoreError) in
             if let failure { throw failure }
             do throws(Errno) {

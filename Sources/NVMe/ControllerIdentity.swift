@@ -21,6 +21,9 @@ struct ControllerIdentity: Sendable {
     static let errorLogEntryCount = 64
     /// What a device without a sensor says of its temperature: 25 °C.
     static let temperatureKelvin: UInt16 = 298
+    /// From where on a temperature is told of as too high, and as critical; what the standard recommends, and 100 °C.
+    static let warningTemperatureKelvin: UInt16 = 0x157
+    static let criticalTemperatureKelvin: UInt16 = 0x175
     static let firmware = PaddedText("1.0", byteCount: 8)
 
     let queuePairs: Int
@@ -55,6 +58,8 @@ struct ControllerIdentity: Sendable {
                 maximumTransferShift: Self.maximumTransferShift, organization: organization,
                 abortLimit: Self.abortLimit, eventRequestLimit: Self.eventRequestLimit,
                 errorLogEntryCount: Self.errorLogEntryCount,
+                warningTemperatureKelvin: Self.warningTemperatureKelvin,
+                criticalTemperatureKelvin: Self.criticalTemperatureKelvin,
                 capacityByteCount: store.blockCount * store.blockSize.byteCount,
                 qualifiedName: Self.qualifiedName(Self.uuid(hash + second))
             ).bytes
