@@ -24,6 +24,37 @@ import Testing
         #expect(try store.allocatedBytes == 0)
     }
 
+    @Test func `of several who create an image at once one gets it and the others hear that it is locked`() throws {
+        for round in 0..<200 {
+            let path = directory.file("\(round).img")
+            let results = Monitor<[Result<FileStore, ImageError>]>([])
+            let threads = try (0..<4).map { number in
+                try OSThread(name: "create-\(number)") {
+                    let result = Result<FileStore, ImageError> { () throws(ImageError) in
+                        try FileStore(path: path, byteCount: 1 << 20, blockSize: .bytes512, isReadOnly: false)
+                    }
+                    results.withLock { $0.append(result) }
+                }
+            }
+            for thread in threads { thread.join() }
+            let failures = results.withLock { results in
+                results.compactMap { if case .failure(let error) = $0 { error } else { nil } }
+            }
+            #expect(failures == [ImageError](repeating: .isLocked(path: path), count: 3))
+            #expect(try fileSize(path) == 1 << 20)
+        }
+    }
+
+    @Test func `an image whose creation was cut short is created again, and not read-only`() throws {
+        let path = directory.file("disk.img")
+        _ = try StorageFile(creatingPath: path)
+        let nothing = ImageError.isNoMultipleOfBlock(path: path, byteCount: 0, blockSize: .bytes512)
+        #expect(throws: nothing) { try store(nil) }
+        #expect(throws: ImageError.self) { try store(isReadOnly: true) }
+        #expect(try fileSize(path) == 0)
+        #expect(try store().blockCount == 2048)
+    }
+
     @Test func `an existing image keeps its size and contents`() throws {
         do {
             let store = try store()
