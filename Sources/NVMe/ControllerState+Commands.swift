@@ -238,6 +238,8 @@ extension ControllerState {
             return
         }
         operation.submissionQueues[index] = nil
+        // A queue that is made anew under this identifier gets a place of its own.
+        operation.line.removeAll { $0 == queue.id }
         let token = CommandToken(generation: generation, submissionQueue: .admin, completionQueue: .admin)
         operation.dueCompletions.append(
             Completion(commandID: command, status: .success, result: 0, token: token))
