@@ -192,7 +192,9 @@ extension ControllerState {
         }
         try checkShape(command.entryCount, command.isContiguous, command.base, CompletionEntry.byteCount)
         guard command.vector < identity.vectorCount else { throw .invalidInterruptVector }
-        operation.completionQueues[Int(command.queue.rawValue)] = CompletionQueue(
+        let index = Int(command.queue.rawValue)
+        while operation.completionQueues.count <= index { operation.completionQueues.append(nil) }
+        operation.completionQueues[index] = CompletionQueue(
             id: command.queue, base: command.base, entryCount: command.entryCount, vector: command.vector,
             isInterruptEnabled: command.isInterruptEnabled)
     }
@@ -205,7 +207,9 @@ extension ControllerState {
         else { throw .invalidQueueIdentifier }
         guard self.index(ofCompletionQueue: command.completionQueue) != nil else { throw .completionQueueInvalid }
         try checkShape(command.entryCount, command.isContiguous, command.base, SubmissionEntry.byteCount)
-        operation.submissionQueues[Int(command.queue.rawValue)] = SubmissionQueue(
+        let index = Int(command.queue.rawValue)
+        while operation.submissionQueues.count <= index { operation.submissionQueues.append(nil) }
+        operation.submissionQueues[index] = SubmissionQueue(
             id: command.queue, base: command.base, entryCount: command.entryCount,
             completionQueue: command.completionQueue)
     }

@@ -33,8 +33,10 @@ struct ControllerState {
 
     /// What every reset of the controller forgets.
     struct Operation {
-        var submissionQueues: [SubmissionQueue?]
-        var completionQueues: [CompletionQueue?]
+        /// By identifier, as far as the highest that the host has used: what looks at every queue costs no more than the
+        /// host has asked for.
+        var submissionQueues: [SubmissionQueue?] = [nil]
+        var completionQueues: [CompletionQueue?] = [nil]
         /// Submission queues that may have a command to fetch, longest waiting first.
         var line: [QueueID] = []
         /// Completions without a worker: parked commands whose time has come. Their slots are reserved.
@@ -46,8 +48,6 @@ struct ControllerState {
         var memoryPageByteCount: UInt64 = 4096
 
         init(_ identity: ControllerIdentity) {
-            submissionQueues = Array(repeating: nil, count: identity.queuePairs + 1)
-            completionQueues = submissionQueues.map { _ in nil }
             features = Features(queuePairs: identity.queuePairs)
         }
     }
