@@ -27,15 +27,21 @@ struct ControllerIdentity: Sendable {
     static let firmware = PaddedText("1.0", byteCount: 8)
 
     let queuePairs: Int
+    /// How many workers may be busy when another takes up an I/O command.
+    let ioWorkers: Int
     let blockSize: BlockSize
     let namespace: IdentifyNamespace
     let controllerBytes: [UInt8]
+
+    /// One of them is there for admin commands when all others are busy.
+    var workerCount: Int { ioWorkers + 1 }
 
     /// Interrupt vectors: one for the admin queues and one for each pair of I/O queues.
     var vectorCount: Int { queuePairs + 1 }
 
     init(_ options: NVMeController.Options, store: any BlockStore) {
         queuePairs = options.queuePairs
+        ioWorkers = options.workers
         blockSize = store.blockSize
         let hash = StableHash(options.serial.text.utf8).bytes
         let second = StableHash("nguid \(options.serial.text)".utf8).bytes

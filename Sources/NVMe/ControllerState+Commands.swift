@@ -96,7 +96,13 @@ extension ControllerState {
     func hasWork(isBusMaster: Bool) -> Bool {
         if operation.shutdown == .requested { return activity.executing == 0 }
         guard lifecycle == .ready, isBusMaster else { return false }
-        return !operation.dueCompletions.isEmpty || operation.shutdown == .none && !operation.line.isEmpty
+        return !operation.dueCompletions.isEmpty || operation.shutdown == .none && nextInLine != nil
+    }
+
+    /// The place in the line of the queue that is served next: the last free worker serves the admin queue alone.
+    private var nextInLine: Int? {
+        if activity.executing < identity.ioWorkers { return operation.line.indices.first }
+        return operation.line.firstIndex(of: .admin)
     }
 
     /// Hands out the next piece of work, if any; the worker reports its end with `didEndWork`.
@@ -114,8 +120,8 @@ extension ControllerState {
             activity.executing += 1
             return .complete(operation.dueCompletions.removeFirst())
         }
-        while !operation.line.isEmpty {
-            let id = operation.line.removeFirst()
+        while let place = nextInLine {
+            let id = operation.line.remove(at: place)
             guard let index = index(ofSubmissionQueue: id), var queue = operation.submissionQueues[index] else {
                 continue
             }

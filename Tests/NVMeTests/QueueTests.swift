@@ -128,6 +128,21 @@ import Testing
         }
     }
 
+    @Test(arguments: [1, 4]) func `a slow disk does not hold up admin commands`(workers: Int) throws {
+        let (driver, page) = try started { $0.workers = workers }
+        try driver.createPair(1)
+        driver.store.hold()
+        let count = workers + 3
+        for _ in 0..<count { driver.submit(.blocks(Opcode.read, 0, 1, prp1: page), to: 1) }
+        driver.store.waitUntilHeld(workers)
+        for _ in 0..<3 { #expect(try driver.run(Command(Opcode.getFeatures, [10: 7])).status == 0) }
+        let deletion = driver.submit(Command(0x00, [10: 1]))
+        #expect(try driver.run(Command(Opcode.abort, [10: 1])).result == 1)
+        #expect(driver.poll(1) == nil, "no more is executed at a time than the options say")
+        driver.store.letGo()
+        #expect(try driver.next().command == deletion)
+    }
+
     @Test func `rings wrap many times with every slot in use`() throws {
         let (driver, page) = try started()
         try driver.createPair(1, entries: 8)
