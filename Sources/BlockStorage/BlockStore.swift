@@ -20,7 +20,8 @@ public protocol BlockStore: AnyObject, Sendable {
     /// its size. The bytes are durable after the next `flush`.
     func write(_ range: BlockRange, from segments: [UnsafeMutableRawBufferPointer]) throws(BlockStoreError)
 
-    /// Returns once everything that was written before the call survives a loss of power.
+    /// Returns once everything that was written before the call survives a loss of power. Once it has thrown, it always
+    /// throws: what was lost then is not known.
     func flush() throws(BlockStoreError)
 
     /// Says that the contents of `range` are not needed any more, so that its storage may be given back.

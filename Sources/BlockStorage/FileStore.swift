@@ -10,12 +10,15 @@ public final class FileStore: BlockStore {
     public let isReadOnly: Bool
     private let file: StorageFile
     private let kind: Kind
+    /// Why a flush has failed, once one has.
+    private let flushFailure = Monitor<BlockStoreError?>(nil)
 
     private enum Kind {
         case regularFile, blockDevice
     }
 
-    /// Opens the image at `path`, or creates it if there is none and a size is given.
+    /// Opens the image at `path`, or creates it if there is none and a size is given. A file without a byte in it is
+    /// taken for an image that somebody has begun to create.
     ///
     /// - Parameter byteCount: the size of the image, which an existing one must have; `nil` takes it as it is. A
     ///   read-only image is never created.
@@ -30,7 +33,11 @@ public final class FileStore: BlockStore {
             guard let byteCount, !isReadOnly else { throw .doesNotExist(path: path) }
             file = try FileStore.create(path, byteCount)
         }
-        let (kind, actualByteCount) = try FileStore.measure(file, path)
+        var (kind, actualByteCount) = try FileStore.measure(file, path)
+        if let byteCount, !isReadOnly, kind == .regularFile, actualByteCount == 0 {
+            try FileStore.resize(file, path, byteCount)
+            actualByteCount = byteCount
+        }
         if let byteCount, actualByteCount != byteCount {
             throw .hasOtherSize(path: path, byteCount: actualByteCount, expected: byteCount)
         }
@@ -58,7 +65,18 @@ public final class FileStore: BlockStore {
 
     public func flush() throws(BlockStoreError) {
         guard !isReadOnly else { return }
-        try storing { () throws(Errno) in try file.synchronize() }
+        // The kernel tells one caller of a page that it could not write and takes it for clean from then on: the next
+        // call would succeed without those bytes. So the first failure is final, and one flush waits for another.
+        // `fsync(2)`
+        try flushFailure.withLock { (failure) throws(BlockStoreError) in
+            if let failure { throw failure }
+            do throws(Errno) {
+                try file.synchronize()
+            } catch {
+                failure = BlockStoreError(error)
+                throw BlockStoreError(error)
+            }
+        }
     }
 
     public func deallocate(_ range: BlockRange) throws(BlockStoreError) {
@@ -167,26 +185,32 @@ extension FileStore {
 
     /// Creates, locks and sizes an image, or leaves nothing behind.
     private static func create(_ path: String, _ byteCount: UInt64) throws(ImageError) -> StorageFile {
-        guard let size = Int64(exactly: byteCount) else { throw .cannotCreate(path: path, .fileTooLarge) }
         let file: StorageFile
         do throws(Errno) {
             file = try StorageFile(creatingPath: path)
         } catch {
+            // Another process may have been faster. Whoever locks the file first has it.
+            if error == .exists, let existing = try open(path, isReadOnly: false) { return existing }
             throw .cannotCreate(path: path, error)
         }
+        try lock(file, path, exclusive: true)
         do throws(ImageError) {
-            try lock(file, path, exclusive: true)
-            do throws(Errno) {
-                try file.resize(to: size)
-            } catch {
-                throw ImageError.cannotCreate(path: path, error)
-            }
+            try resize(file, path, byteCount)
         } catch {
             // The first error is the one to tell; if the name cannot be removed there is nothing more to do about it.
             try? StorageFile.remove(path: path)
             throw error
         }
         return file
+    }
+
+    private static func resize(_ file: borrowing StorageFile, _ path: String, _ byteCount: UInt64) throws(ImageError) {
+        guard let size = Int64(exactly: byteCount) else { throw .cannotCreate(path: path, .fileTooLarge) }
+        do throws(Errno) {
+            try file.resize(to: size)
+        } catch {
+            throw .cannotCreate(path: path, error)
+        }
     }
 
     private static func lock(_ file: borrowing StorageFile, _ path: String, exclusive: Bool) throws(ImageError) {

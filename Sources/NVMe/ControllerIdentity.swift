@@ -21,18 +21,27 @@ struct ControllerIdentity: Sendable {
     static let errorLogEntryCount = 64
     /// What a device without a sensor says of its temperature: 25 °C.
     static let temperatureKelvin: UInt16 = 298
+    /// From where on a temperature is told of as too high, and as critical; what the standard recommends, and 100 °C.
+    static let warningTemperatureKelvin: UInt16 = 0x157
+    static let criticalTemperatureKelvin: UInt16 = 0x175
     static let firmware = PaddedText("1.0", byteCount: 8)
 
     let queuePairs: Int
+    /// How many workers may be busy when another takes up an I/O command.
+    let ioWorkers: Int
     let blockSize: BlockSize
     let namespace: IdentifyNamespace
     let controllerBytes: [UInt8]
+
+    /// One of them is there for admin commands when all others are busy.
+    var workerCount: Int { ioWorkers + 1 }
 
     /// Interrupt vectors: one for the admin queues and one for each pair of I/O queues.
     var vectorCount: Int { queuePairs + 1 }
 
     init(_ options: NVMeController.Options, store: any BlockStore) {
         queuePairs = options.queuePairs
+        ioWorkers = options.workers
         blockSize = store.blockSize
         let hash = StableHash(options.serial.text.utf8).bytes
         let second = StableHash("nguid \(options.serial.text)".utf8).bytes
@@ -55,6 +64,8 @@ struct ControllerIdentity: Sendable {
                 maximumTransferShift: Self.maximumTransferShift, organization: organization,
                 abortLimit: Self.abortLimit, eventRequestLimit: Self.eventRequestLimit,
                 errorLogEntryCount: Self.errorLogEntryCount,
+                warningTemperatureKelvin: Self.warningTemperatureKelvin,
+                criticalTemperatureKelvin: Self.criticalTemperatureKelvin,
                 capacityByteCount: store.blockCount * store.blockSize.byteCount,
                 qualifiedName: Self.qualifiedName(Self.uuid(hash + second))
             ).bytes

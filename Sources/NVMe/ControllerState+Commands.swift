@@ -1,4 +1,5 @@
 import DMA
+import PCI
 
 /// A command that a worker has, from the moment its completion slot is reserved.
 struct CommandToken {
@@ -95,7 +96,13 @@ extension ControllerState {
     func hasWork(isBusMaster: Bool) -> Bool {
         if operation.shutdown == .requested { return activity.executing == 0 }
         guard lifecycle == .ready, isBusMaster else { return false }
-        return !operation.dueCompletions.isEmpty || operation.shutdown == .none && !operation.line.isEmpty
+        return !operation.dueCompletions.isEmpty || operation.shutdown == .none && nextInLine != nil
+    }
+
+    /// The place in the line of the queue that is served next: the last free worker serves the admin queue alone.
+    private var nextInLine: Int? {
+        if activity.executing < identity.ioWorkers { return operation.line.indices.first }
+        return operation.line.firstIndex(of: .admin)
     }
 
     /// Hands out the next piece of work, if any; the worker reports its end with `didEndWork`.
@@ -113,8 +120,8 @@ extension ControllerState {
             activity.executing += 1
             return .complete(operation.dueCompletions.removeFirst())
         }
-        while !operation.line.isEmpty {
-            let id = operation.line.removeFirst()
+        while let place = nextInLine {
+            let id = operation.line.remove(at: place)
             guard let index = index(ofSubmissionQueue: id), var queue = operation.submissionQueues[index] else {
                 continue
             }
@@ -191,7 +198,9 @@ extension ControllerState {
         }
         try checkShape(command.entryCount, command.isContiguous, command.base, CompletionEntry.byteCount)
         guard command.vector < identity.vectorCount else { throw .invalidInterruptVector }
-        operation.completionQueues[Int(command.queue.rawValue)] = CompletionQueue(
+        let index = Int(command.queue.rawValue)
+        while operation.completionQueues.count <= index { operation.completionQueues.append(nil) }
+        operation.completionQueues[index] = CompletionQueue(
             id: command.queue, base: command.base, entryCount: command.entryCount, vector: command.vector,
             isInterruptEnabled: command.isInterruptEnabled)
     }
@@ -204,7 +213,9 @@ extension ControllerState {
         else { throw .invalidQueueIdentifier }
         guard self.index(ofCompletionQueue: command.completionQueue) != nil else { throw .completionQueueInvalid }
         try checkShape(command.entryCount, command.isContiguous, command.base, SubmissionEntry.byteCount)
-        operation.submissionQueues[Int(command.queue.rawValue)] = SubmissionQueue(
+        let index = Int(command.queue.rawValue)
+        while operation.submissionQueues.count <= index { operation.submissionQueues.append(nil) }
+        operation.submissionQueues[index] = SubmissionQueue(
             id: command.queue, base: command.base, entryCount: command.entryCount,
             completionQueue: command.completionQueue)
     }
@@ -237,6 +248,8 @@ extension ControllerState {
             return
         }
         operation.submissionQueues[index] = nil
+        // A queue that is made anew under this identifier gets a place of its own.
+        operation.line.removeAll { $0 == queue.id }
         let token = CommandToken(generation: generation, submissionQueue: .admin, completionQueue: .admin)
         operation.dueCompletions.append(
             Completion(commandID: command, status: .success, result: 0, token: token))
@@ -245,9 +258,10 @@ extension ControllerState {
     private func checkShape(
         _ entryCount: Int, _ isContiguous: Bool, _ base: IOVA, _ entryByteCount: Int
     ) throws(Status) {
-        guard (2...ControllerIdentity.maximumQueueEntries).contains(entryCount), operation.hasSupportedEntrySizes else {
-            throw .invalidQueueSize
-        }
+        // The host may set the sizes of entries until it makes the first queue.
+        let configuration = ControllerConfiguration(registers[.configuration])
+        guard (2...ControllerIdentity.maximumQueueEntries).contains(entryCount), configuration.hasSupportedEntrySizes
+        else { throw .invalidQueueSize }
         // Scattered queues are optional, and CAP.CQR says that there are none here.
         guard isContiguous else { throw .invalidField }
         guard base.isAligned(to: operation.memoryPageByteCount) else { throw .invalidPRPOffset }

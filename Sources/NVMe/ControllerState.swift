@@ -33,8 +33,10 @@ struct ControllerState {
 
     /// What every reset of the controller forgets.
     struct Operation {
-        var submissionQueues: [SubmissionQueue?]
-        var completionQueues: [CompletionQueue?]
+        /// By identifier, as far as the highest that the host has used: what looks at every queue costs no more than the
+        /// host has asked for.
+        var submissionQueues: [SubmissionQueue?] = [nil]
+        var completionQueues: [CompletionQueue?] = [nil]
         /// Submission queues that may have a command to fetch, longest waiting first.
         var line: [QueueID] = []
         /// Completions without a worker: parked commands whose time has come. Their slots are reserved.
@@ -44,11 +46,8 @@ struct ControllerState {
         var maskedVectors: UInt32 = 0
         var shutdown = Shutdown.none
         var memoryPageByteCount: UInt64 = 4096
-        var hasSupportedEntrySizes = false
 
         init(_ identity: ControllerIdentity) {
-            submissionQueues = Array(repeating: nil, count: identity.queuePairs + 1)
-            completionQueues = submissionQueues.map { _ in nil }
             features = Features(queuePairs: identity.queuePairs)
         }
     }
@@ -146,7 +145,6 @@ extension ControllerState {
             return
         }
         operation.memoryPageByteCount = configuration.memoryPageByteCount
-        operation.hasSupportedEntrySizes = configuration.hasSupportedEntrySizes
         operation.submissionQueues[0] = SubmissionQueue(
             id: .admin, base: submissionBase, entryCount: attributes.submissionEntryCount, completionQueue: .admin)
         operation.completionQueues[0] = CompletionQueue(

@@ -4,10 +4,15 @@ struct Events {
     var requests: [CommandID] = []
     /// Events that wait for a request or for their type to be unmasked. At most one of each kind, which bounds it.
     private var pending: [AsynchronousEvent] = []
+    /// Counts events; the number of each kind's last one is what a reading of its log page is compared with.
+    private(set) var count = 0
+    private var lastNumbers: [AsynchronousEvent: Int] = [:]
     /// Types that were told of and whose log page has not been read since.
     private var maskedTypes: Set<UInt8> = []
 
     mutating func raise(_ event: AsynchronousEvent) {
+        count += 1
+        lastNumbers[event] = count
         if !pending.contains(event) { pending.append(event) }
     }
 
@@ -21,9 +26,10 @@ struct Events {
         return event
     }
 
-    /// Takes note that the host has read a log page: it knows of what led there and wants to hear of what comes next.
-    mutating func didRead(_ page: LogPage) {
-        pending.removeAll { $0.logPage == page }
+    /// Takes note that the host has read a log page, made when there were `count` events: it knows of what led there by
+    /// then and wants to hear of what came next.
+    mutating func didRead(_ page: LogPage, madeAfter count: Int) {
+        pending.removeAll { $0.logPage == page && lastNumbers[$0, default: 0] <= count }
         switch page {
         case .errorInformation: maskedTypes.remove(AsynchronousEvent.invalidDoorbellValue.type)
         case .health: maskedTypes.remove(AsynchronousEvent.temperatureThreshold.type)

@@ -93,6 +93,7 @@ extension Execution {
             // One page for all of the controller: there is none for a namespace.
             guard command.namespace == .none || command.namespace == .all else { throw .invalidField }
         }
+        let eventCount = try engine.update(for: token) { $0.operation.events.count }
         let contents = try contents(of: page)
         guard command.offset % 4 == 0, command.offset <= UInt64(contents.count) else { throw .invalidField }
         let part = contents.dropFirst(Int(command.offset)).prefix(Int(command.byteCount))
@@ -101,7 +102,7 @@ extension Execution {
             part + [UInt8](repeating: 0, count: Int(command.byteCount) - part.count), to: command.dataPointer)
         if !command.retainsEvent {
             try engine.update(for: token) { state in
-                state.operation.events.didRead(page)
+                state.operation.events.didRead(page, madeAfter: eventCount)
                 state.deliverEvents()
             }
         }

@@ -10,19 +10,24 @@ extension Execution {
         }
         switch command {
         case .flush: try flush()
-        case .read(let range):
-            try memory.read(range, to: try pages(of: range))
+        case .read(let range, let isDurable):
+            let pages = try pages(of: range)
+            if isDurable { try flush() }
+            try memory.read(range, to: pages)
             engine.update { $0.history.countRead(byteCount: byteCount(of: range)) }
         case .write(let range, let isDurable):
             try checkWritable()
             try memory.write(range, from: try pages(of: range))
             engine.update { $0.history.countWrite(byteCount: byteCount(of: range)) }
             try finishWrite(isDurable: isDurable)
-        case .compare(let range):
-            try memory.compare(range, with: try pages(of: range))
+        case .compare(let range, let isDurable):
+            let pages = try pages(of: range)
+            if isDurable { try flush() }
+            try memory.compare(range, with: pages)
             engine.update { $0.history.countRead(byteCount: byteCount(of: range)) }
-        case .verify(let range):
+        case .verify(let range, let isDurable):
             try check(range)
+            if isDurable { try flush() }
             try memory.verify(range)
         case .writeZeroes(let range, let isDurable, let deallocates):
             try checkWritable()

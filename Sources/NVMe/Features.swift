@@ -3,7 +3,7 @@ struct Features {
     private let queuePairs: Int
     private var allocated: QueueCounts
     /// In kelvin; what the composite temperature is compared with. The defaults never warn.
-    private var overTemperature: UInt16 = .max
+    private var overTemperature = ControllerIdentity.warningTemperatureKelvin
     private var underTemperature: UInt16 = 0
     /// How long the host lets a command be retried. Kept for the host to read: nothing is retried here.
     private var errorRecoveryTime: UInt16 = 0
@@ -18,7 +18,8 @@ struct Features {
         allocated = QueueCounts(submissionQueues: queuePairs, completionQueues: queuePairs)
     }
 
-    /// Which of its host's events the controller can tell: the critical warning of the temperature.
+    /// The critical warnings, which every host may ask for; only that of the temperature can come.
+    private static let criticalWarnings: UInt32 = 0xff
     private static let temperatureWarning: UInt32 = 1 << 1
 
     /// Whether the temperature is beyond a threshold.
@@ -82,7 +83,7 @@ struct Features {
                 completionQueues: min(wanted.completionQueues, queuePairs))
             return allocated.value
         case .writeAtomicity: disablesNormalAtomicity = value & 1 != 0
-        case .asynchronousEventConfiguration: eventConfiguration = value & Features.temperatureWarning
+        case .asynchronousEventConfiguration: eventConfiguration = value & Features.criticalWarnings
         case .arbitration, .interruptCoalescing, .interruptVectorConfiguration: throw .featureNotChangeable
         }
         return 0

@@ -11,7 +11,8 @@ extension NVMeController {
         /// At most 40 printable ASCII characters.
         public var model = "Outboard NVMe Disk"
         public var queuePairs = 64
-        /// How many commands are executed at the same time.
+        /// How many I/O commands are executed at the same time. Admin commands have a thread more, so that the slowest disk
+        /// does not hold them up.
         public var workers = 4
 
         public init(serial: SerialNumber) {

@@ -59,7 +59,7 @@ public final class NVMeController: PCIDeviceModel {
     private init(port: PCIPort, store: any BlockStore, options: Options) throws(Errno) {
         let engine = NVMeEngine(port: port, store: store, options: options)
         var workers: [OSThread] = []
-        for number in 0..<options.workers {
+        for number in 0..<engine.identity.workerCount {
             do throws(Errno) {
                 workers.append(try OSThread(name: "nvme-\(number)") { engine.run(worker: number) })
             } catch {

@@ -23,7 +23,7 @@ final class NVMeEngine: Sendable {
         self.store = store
         identity = ControllerIdentity(options, store: store)
         state = Monitor(ControllerState(identity))
-        alarms = (0..<options.workers).map { _ in Monitor(false) }
+        alarms = (0..<identity.workerCount).map { _ in Monitor(false) }
     }
 
     /// Runs `body` on the state, brings the interrupt line in step with it, and wakes a worker if there is work for one.

@@ -24,6 +24,37 @@ import Testing
         #expect(try store.allocatedBytes == 0)
     }
 
+    @Test func `of several who create an image at once one gets it and the others hear that it is locked`() throws {
+        for round in 0..<200 {
+            let path = directory.file("\(round).img")
+            let results = Monitor<[Result<FileStore, ImageError>]>([])
+            let threads = try (0..<4).map { number in
+                try OSThread(name: "create-\(number)") {
+                    let result = Result<FileStore, ImageError> { () throws(ImageError) in
+                        try FileStore(path: path, byteCount: 1 << 20, blockSize: .bytes512, isReadOnly: false)
+                    }
+                    results.withLock { $0.append(result) }
+                }
+            }
+            for thread in threads { thread.join() }
+            let failures = results.withLock { results in
+                results.compactMap { if case .failure(let error) = $0 { error } else { nil } }
+            }
+            #expect(failures == [ImageError](repeating: .isLocked(path: path), count: 3))
+            #expect(try fileSize(path) == 1 << 20)
+        }
+    }
+
+    @Test func `an image whose creation was cut short is created again, and not read-only`() throws {
+        let path = directory.file("disk.img")
+        _ = try StorageFile(creatingPath: path)
+        let nothing = ImageError.isNoMultipleOfBlock(path: path, byteCount: 0, blockSize: .bytes512)
+        #expect(throws: nothing) { try store(nil) }
+        #expect(throws: ImageError.self) { try store(isReadOnly: true) }
+        #expect(try fileSize(path) == 0)
+        #expect(try store().blockCount == 2048)
+    }
+
     @Test func `an existing image keeps its size and contents`() throws {
         do {
             let store = try store()
@@ -184,11 +215,39 @@ import Testing
         #expect(try store.read(0) == [UInt8](repeating: 0, count: 512))
     }
 
+    @Test func `after a flush that failed none is said to have worked`() throws {
+        let store = try store()
+        try store.write(0, [UInt8](repeating: 1, count: 512))
+        try store.flush()
+        // A pipe, which cannot be made durable, takes the place of the image for one flush.
+        let number = try #require(openDescriptor(of: directory.file("disk.img")))
+        let saved = dup(number)
+        var pipe: [Int32] = [-1, -1]
+        #expect(unsafe Glibc.pipe(&pipe) == 0)
+        dup2(pipe[0], number)
+        #expect(throws: BlockStoreError.failed(.invalidArgument)) { try store.flush() }
+        dup2(saved, number)
+        for descriptor in pipe + [saved] { close(descriptor) }
+        // The kernel forgets what it could not write as soon as it has said so.
+        #expect(throws: BlockStoreError.failed(.invalidArgument)) { try store.flush() }
+        #expect(try store.read(0) == [UInt8](repeating: 1, count: 512))
+    }
+
     @Test func `an image that shrank under the store fails reads instead of inventing bytes`() throws {
         let store = try store()
         #expect(unsafe truncate(directory.file("disk.img"), 4096) == 0)
         #expect(throws: BlockStoreError.failed(.inputOutput)) { try store.read(8) }
         #expect(try store.read(7) == [UInt8](repeating: 0, count: 512))
+    }
+}
+
+/// The number by which this process has a file open.
+private func openDescriptor(of path: String) -> Int32? {
+    var file = stat()
+    guard unsafe stat(path, &file) == 0 else { return nil }
+    return (3..<4096).first { number in
+        var status = stat()
+        return unsafe fstat(number, &status) == 0 && status.st_dev == file.st_dev && status.st_ino == file.st_ino
     }
 }
 

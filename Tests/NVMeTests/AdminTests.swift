@@ -29,6 +29,7 @@ import Testing
         #expect(bytes[77] == 8, "transfers of 1 MiB")
         #expect(bytes[80..<84].elementsEqual([0, 0, 2, 0]))
         #expect(bytes[111] == 1, "an I/O controller")
+        #expect(bytes[266..<270].elementsEqual([0x57, 0x01, 0x75, 0x01]), "thresholds, which must not be zero")
         #expect(bytes[512] == 0x66 && bytes[513] == 0x44)
         #expect(bytes[516..<520].elementsEqual([1, 0, 0, 0]))
         #expect(bytes[520] == 0x9d && bytes[521] == 0, "compare, dataset management, write zeroes, select, verify")
@@ -183,7 +184,7 @@ import Testing
 
     @Test func `features keep what they are set to until the reset`() throws {
         let (driver, _) = try started()
-        for (feature, value) in [(4, 320), (4, 250 | 1 << 20), (6, 0), (0x0a, 1), (0x0b, 2)] as [(UInt32, UInt32)] {
+        for (feature, value) in [(4, 320), (4, 250 | 1 << 20), (6, 0), (0x0a, 1), (0x0b, 0x3f)] as [(UInt32, UInt32)] {
             #expect(try driver.run(Command(Opcode.setFeatures, [10: feature, 11: value])).status == 0)
             let selector = value & 0xffff_0000
             let got = try driver.run(Command(Opcode.getFeatures, [10: feature, 11: selector]))
@@ -191,7 +192,7 @@ import Testing
         }
         driver.disable()
         driver.enable()
-        #expect(try driver.run(Command(Opcode.getFeatures, [10: 4])).result == 0xffff)
+        #expect(try driver.run(Command(Opcode.getFeatures, [10: 4])).result == 0x157, "what Identify says")
         #expect(try driver.run(Command(Opcode.getFeatures, [10: 6])).result == 1)
     }
 

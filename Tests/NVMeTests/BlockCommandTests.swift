@@ -61,6 +61,22 @@ import Testing
         #expect(driver.store.flushes == before + 2)
     }
 
+    @Test func `what force unit access reads is durable before it is told`() throws {
+        let driver = try started()
+        let page = driver.ram.allocate(4096)
+        let before = driver.store.flushes
+        for (number, opcode) in [Opcode.read, Opcode.compare, Opcode.verify].enumerated() {
+            #expect(try driver.run(.blocks(opcode, 0, 1, prp1: page), on: 1).status == 0)
+            #expect(driver.store.flushes == before + number)
+            #expect(try driver.run(.blocks(opcode, 0, 1, prp1: page, flags: 1 << 30), on: 1).status == 0)
+            #expect(driver.store.flushes == before + number + 1)
+        }
+        // A disk that cannot keep what it has cannot tell it in this way either.
+        driver.store.failFlushes()
+        #expect(try driver.run(.blocks(Opcode.read, 0, 1, prp1: page), on: 1).status == 0)
+        #expect(try driver.run(.blocks(Opcode.read, 0, 1, prp1: page, flags: 1 << 30), on: 1).status == 0x280)
+    }
+
     @Test func `without the write cache every write is durable before it completes`() throws {
         let driver = try started()
         let page = driver.ram.allocate(4096)

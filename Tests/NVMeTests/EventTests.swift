@@ -1,8 +1,11 @@
+import PCI
 import Testing
 
 @Suite struct EventTests {
-    private func started(completionEntries: Int = 32) throws -> NVMeTestDriver {
-        let driver = try NVMeTestDriver(adminCompletionEntries: completionEntries)
+    private func started(
+        _ reach: GuestRAM.Reach = .shared, completionEntries: Int = 32
+    ) throws -> NVMeTestDriver {
+        let driver = try NVMeTestDriver(reach: reach, adminCompletionEntries: completionEntries)
         driver.enable()
         return driver
     }
@@ -67,6 +70,28 @@ import Testing
         #expect(try driver.run(Command(Opcode.getLogPage, prp1: page, [10: 1 | 127 << 16])).status == 0)
         driver.write32(77, at: 0x1000)
         #expect(try driver.next().result == 1 << 8 | 1 << 16)
+    }
+
+    @Test func `an event that happens while its log page is read is told afterwards`() throws {
+        let driver = try started(.messages)
+        let page = driver.ram.allocate(4096)
+        driver.write32(77, at: 0x1000)
+        driver.submit(Command(Opcode.eventRequest))
+        #expect(try driver.next().result == 1 << 8 | 1 << 16)
+        let request = driver.submit(Command(Opcode.eventRequest))
+        driver.wait { !driver.isExecuting }
+        // The page has been made up already, without what happens now.
+        let function = driver.function
+        driver.ram.interruptMessage(to: page) {
+            let value: [UInt8] = [77, 0, 0, 0]
+            function.writeRegion(0, at: 0x1000, from: value.span)
+        }
+        let log = driver.submit(Command(Opcode.getLogPage, prp1: page, [10: 1 | 127 << 16]))
+        var ends = try [driver.next(), driver.next()]
+        if ends[0].command == request { ends.swapAt(0, 1) }
+        #expect(ends[0].command == log && ends[0].status == 0)
+        #expect(driver.ram.read(page + 64, 1) == [0], "one entry in the log")
+        #expect(ends[1].command == request && ends[1].result == 1 << 8 | 1 << 16)
     }
 
     @Test func `an event that nobody waits for is told to the next request`() throws {

@@ -1,4 +1,5 @@
 import DMA
+import LinuxHost
 import Synchronization
 
 /// The memory of a guest that does not exist: bytes that a test touches directly and a device through an address space.
@@ -18,6 +19,7 @@ final class GuestRAM {
 
     let space = IOAddressSpace()
     private let object: MemoryObject
+    private let interruptions = Interruptions([:])
     private var used = 0
 
     init(_ reach: Reach) throws {
@@ -29,13 +31,13 @@ final class GuestRAM {
                 rights: [.read, .write])
         case .messages:
             try space.map(
-                .remote(MessageMemory(object)), at: IOVA(Self.base), byteCount: UInt64(Self.byteCount),
+                .remote(MessageMemory(object, interruptions)), at: IOVA(Self.base), byteCount: UInt64(Self.byteCount),
                 rights: [.read, .write])
         case .mixed:
             for page in 0..<Self.byteCount / Self.pageByteCount {
                 let offset = UInt64(page * Self.pageByteCount)
                 let backing: MappingBacking =
-                    page % 2 == 1 ? .file(object, offset: offset) : .remote(MessageMemory(object))
+                    page % 2 == 1 ? .file(object, offset: offset) : .remote(MessageMemory(object, interruptions))
                 try space.map(
                     backing, at: IOVA(Self.base + offset), byteCount: UInt64(Self.pageByteCount),
                     rights: [.read, .write])
@@ -49,6 +51,11 @@ final class GuestRAM {
         used += (byteCount + Self.pageByteCount - 1) / Self.pageByteCount * Self.pageByteCount
         precondition(used <= Self.byteCount, "a test uses less memory than there is")
         return Self.base + UInt64(start)
+    }
+
+    /// Runs `body` just before the next message that writes to `address`, on the thread that sends it.
+    func interruptMessage(to address: UInt64, with body: @escaping @Sendable () -> Void) {
+        interruptions.withLock { $0[address] = body }
     }
 
     func write(_ bytes: [UInt8], at address: UInt64) {
@@ -77,12 +84,17 @@ final class GuestRAM {
     }
 }
 
+/// What is to happen just before messages to addresses.
+private typealias Interruptions = Monitor<[UInt64: @Sendable () -> Void]>
+
 /// Guest memory on the other side of a connection.
 private struct MessageMemory: RemoteMemory {
     let object: MemoryObject
+    let interruptions: Interruptions
 
-    init(_ object: MemoryObject) {
+    init(_ object: MemoryObject, _ interruptions: Interruptions) {
         self.object = object
+        self.interruptions = interruptions
     }
 
     func read(at iova: IOVA, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) {
@@ -91,6 +103,8 @@ private struct MessageMemory: RemoteMemory {
     }
 
     func write(_ bytes: UnsafeRawBufferPointer, at iova: IOVA) throws(DMAError) {
+        let interruption = interruptions.withLock { $0.removeValue(forKey: iova.rawValue) }
+        interruption?()
         let offset = Int(iova.rawValue - GuestRAM.base)
         unsafe UnsafeMutableRawBufferPointer(rebasing: object.bytes[offset..<offset + bytes.count]).copyMemory(
             from: bytes)

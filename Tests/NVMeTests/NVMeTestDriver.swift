@@ -67,6 +67,8 @@ final class NVMeTestDriver {
 extension NVMeTestDriver {
     static let ready: UInt32 = 1
     static let fatal: UInt32 = 2
+    /// Entries of I/O queues: 64 and 16 bytes.
+    static let entrySizes: UInt32 = 6 << 16 | 4 << 20
 
     func setBusMaster(_ isOn: Bool) {
         let command: [UInt8] = [isOn ? 0x06 : 0x02, 0x00]
@@ -111,12 +113,12 @@ extension NVMeTestDriver {
     }
 
     /// Enables the controller with fresh admin queues, and waits for it to say that it is ready or has failed.
-    func enable(memoryPageShift: UInt32 = 0) {
-        startEnabling(memoryPageShift: memoryPageShift)
+    func enable(memoryPageShift: UInt32 = 0, entrySizes: UInt32 = NVMeTestDriver.entrySizes) {
+        startEnabling(memoryPageShift: memoryPageShift, entrySizes: entrySizes)
         wait { status & (Self.ready | Self.fatal) != 0 }
     }
 
-    func startEnabling(memoryPageShift: UInt32 = 0) {
+    func startEnabling(memoryPageShift: UInt32 = 0, entrySizes: UInt32 = NVMeTestDriver.entrySizes) {
         admin = Queue(
             id: 0, submissionBase: admin.submissionBase, completionBase: admin.completionBase,
             submissionEntries: admin.submissionEntries, completionEntries: admin.completionEntries)
@@ -125,7 +127,7 @@ extension NVMeTestDriver {
         write32(UInt32(admin.submissionEntries - 1) | UInt32(admin.completionEntries - 1) << 16, at: 0x24)
         write64(admin.submissionBase, at: 0x28)
         write64(admin.completionBase, at: 0x30)
-        write32(1 | memoryPageShift << 7 | 6 << 16 | 4 << 20, at: 0x14)
+        write32(1 | memoryPageShift << 7 | entrySizes, at: 0x14)
     }
 
     func disable() {

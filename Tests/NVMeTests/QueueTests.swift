@@ -58,6 +58,18 @@ import Testing
         #expect(try create(size(8, 1)) == 0x101)
     }
 
+    @Test(arguments: [0, 7 << 16 | 4 << 20, 6 << 16 | 5 << 20] as [UInt32])
+    func `entry sizes count when a queue is made, not when the controller is enabled`(wrong: UInt32) throws {
+        let driver = try NVMeTestDriver()
+        driver.enable(entrySizes: wrong)
+        let page = driver.ram.allocate(4096)
+        #expect(try driver.run(Command(0x05, prp1: page, [10: size(8, 1), 11: 0b11])).status == 0x102)
+        driver.write32(1 | NVMeTestDriver.entrySizes, at: 0x14)
+        try driver.createPair(1)
+        driver.write32(1 | wrong, at: 0x14)
+        #expect(try driver.run(Command(0x05, prp1: page, [10: size(8, 2), 11: 0b11])).status == 0x102)
+    }
+
     @Test func `queues are deleted in order, and can be made again`() throws {
         let (driver, _) = try started()
         #expect(try driver.run(Command(0x00, [10: 1])).status == 0x101)
@@ -114,6 +126,21 @@ import Testing
             for completion in batch { #expect(completion.status == 0 && seen.insert(completion.command).inserted) }
             driver.withQueue(1) { driver.acknowledge($0) }
         }
+    }
+
+    @Test(arguments: [1, 4]) func `a slow disk does not hold up admin commands`(workers: Int) throws {
+        let (driver, page) = try started { $0.workers = workers }
+        try driver.createPair(1)
+        driver.store.hold()
+        let count = workers + 3
+        for _ in 0..<count { driver.submit(.blocks(Opcode.read, 0, 1, prp1: page), to: 1) }
+        driver.store.waitUntilHeld(workers)
+        for _ in 0..<3 { #expect(try driver.run(Command(Opcode.getFeatures, [10: 7])).status == 0) }
+        let deletion = driver.submit(Command(0x00, [10: 1]))
+        #expect(try driver.run(Command(Opcode.abort, [10: 1])).result == 1)
+        #expect(driver.poll(1) == nil, "no more is executed at a time than the options say")
+        driver.store.letGo()
+        #expect(try driver.next().command == deletion)
     }
 
     @Test func `rings wrap many times with every slot in use`() throws {

@@ -7,6 +7,7 @@ final class TestStore: BlockStore {
         var isHeld = false
         var waiting = 0
         var fails = false
+        var failsFlushes = false
         var flushes = 0
     }
 
@@ -33,6 +34,7 @@ final class TestStore: BlockStore {
     /// Waits until `count` transfers are held.
     func waitUntilHeld(_ count: Int) { state.wait { $0.waiting >= count ? () : nil } }
     func fail() { state.withLock { $0.fails = true } }
+    func failFlushes() { state.withLock { $0.failsFlushes = true } }
     var flushes: Int { state.withLock { $0.flushes } }
 
     func read(_ range: BlockRange, into segments: [UnsafeMutableRawBufferPointer]) throws(BlockStoreError) {
@@ -47,7 +49,7 @@ final class TestStore: BlockStore {
 
     func flush() throws(BlockStoreError) {
         state.withLock { $0.flushes += 1 }
-        if state.withLock({ $0.fails }) { throw .failed(.inputOutput) }
+        if state.withLock({ $0.fails || $0.failsFlushes }) { throw .failed(.inputOutput) }
         try file.flush()
     }
 

@@ -19,6 +19,8 @@ struct IdentifyController {
     let maximumTransferShift: UInt8
     let organization: [UInt8]
     let abortLimit, eventRequestLimit, errorLogEntryCount: Int
+    /// Zero is not for controllers of version 1.2 or later. `WCTEMP`, `CCTEMP`
+    let warningTemperatureKelvin, criticalTemperatureKelvin: UInt16
     let capacityByteCount: UInt64
     let qualifiedName: String
 
@@ -42,6 +44,8 @@ struct IdentifyController {
         structure.set(UInt8(0b11), at: 260)
         structure.set(LogPageAttributes.value, at: 261)
         structure.set(UInt8(errorLogEntryCount - 1), at: 262)
+        structure.set(warningTemperatureKelvin, at: 266)
+        structure.set(criticalTemperatureKelvin, at: 268)
         structure.set(capacityByteCount, at: 280)
         // Entries of 64 and 16 bytes, no others.
         structure.set(UInt8(0x66), at: 512)

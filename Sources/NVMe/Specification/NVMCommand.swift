@@ -4,11 +4,11 @@ import BlockStorage
 enum NVMCommand {
     case flush
     case write(BlockRange, isDurable: Bool)
-    case read(BlockRange)
-    case compare(BlockRange)
+    case read(BlockRange, isDurable: Bool)
+    case compare(BlockRange, isDurable: Bool)
     case writeZeroes(BlockRange, isDurable: Bool, deallocates: Bool)
     case datasetManagement(rangeCount: Int, deallocates: Bool)
-    case verify(BlockRange)
+    case verify(BlockRange, isDurable: Bool)
 
     enum Opcode: UInt8, CaseIterable {
         case flush = 0x00
@@ -34,13 +34,13 @@ enum NVMCommand {
         let range = BlockRange(
             first: LogicalBlock(rawValue: UInt64(entry.dword(11)) << 32 | UInt64(entry.dword(10))),
             count: UInt64(entry.dword(12) & 0xffff) + 1)
-        // FUA
+        // FUA: the blocks are to be durable at the end of a command that writes, and at the beginning of any other.
         let isDurable = entry.dword(12) >> 30 & 1 != 0
         switch opcode {
         case .flush: self = .flush
         case .write: self = .write(range, isDurable: isDurable)
-        case .read: self = .read(range)
-        case .compare: self = .compare(range)
+        case .read: self = .read(range, isDurable: isDurable)
+        case .compare: self = .compare(range, isDurable: isDurable)
         case .writeZeroes:
             // DEAC
             let deallocates = entry.dword(12) >> 25 & 1 != 0
@@ -49,7 +49,7 @@ enum NVMCommand {
             // AD
             let deallocates = entry.dword(11) >> 2 & 1 != 0
             self = .datasetManagement(rangeCount: Int(entry.dword(10) & 0xff) + 1, deallocates: deallocates)
-        case .verify: self = .verify(range)
+        case .verify: self = .verify(range, isDurable: isDurable)
         }
     }
 }
