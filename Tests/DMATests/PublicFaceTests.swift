@@ -73,7 +73,8 @@ import Testing
         let copied: IOVA = try other.copy(
             IOVARange(first: IOVA(rawValue: 0), byteCount: 8192), from: space, to: nil, rights: .read)
         let placed: IOVA = try other.copy(
-            IOVARange(first: IOVA(rawValue: 0), byteCount: 4096), from: space, to: IOVA(rawValue: 1 << 40), rights: .read)
+            IOVARange(first: IOVA(rawValue: 0), byteCount: 4096), from: space, to: IOVA(rawValue: 1 << 40),
+            rights: .read)
         #expect(placed == IOVA(rawValue: 1 << 40) && copied != placed)
 
         let snapshots: [MappingSnapshot] = space.mappings()

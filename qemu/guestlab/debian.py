@@ -112,8 +112,8 @@ def _sources() -> str:
 
 def _configured_sites() -> tuple[str, str | None]:
     """Where this machine's apt gets Debian and, if it has them, Debian's security updates from."""
-    # Only where `apt-get update` has been run does apt know whose archive is whose. On a machine that never ran it, which
-    # a container is as a rule, the sites that its sources name are all there is, so look for Debian's usual address.
+    # Only where `apt-get update` has been run does apt know whose archive is whose. On a machine that never ran it, as
+    # in most containers, the sites that its sources name are all there is, so look for Debian's usual address.
     known = [(site, release) for site, release, origin in _index_targets("--release-info") if origin == "Debian"]
     named = [(site, release) for site, release, _ in _index_targets("--no-release-info")]
     usual = [target for target in named if target[0].rstrip("/").endswith("/debian")]
