@@ -65,6 +65,10 @@ def main(arguments: list[str]) -> int:
     except SetupFailed as reason:
         print(f"qemu/run: {reason}", file=sys.stderr)
         return 1
+    except (OSError, subprocess.CalledProcessError) as reason:
+        # A cache that cannot be written to, a disk that is full.
+        print(f"qemu/run: {reason}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("qemu/run: interrupted", file=sys.stderr)
         return 130
