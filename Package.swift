@@ -71,7 +71,10 @@ let package = Package(
         tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         .target(name: "CHeapCount", path: "Tests/Support/CHeapCount"),
         tests(
-            "ConformanceTests", ["CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer"],
+            "ConformanceTests",
+            [
+                "CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer", "VFIOUserSession",
+            ],
             exclude: ["Checklist.md"]),
         tests("TidyTests", ["Edu", "NVMe", "PCI"]),
         tests(

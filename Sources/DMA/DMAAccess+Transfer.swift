@@ -18,8 +18,8 @@ extension DMAAccess {
     /// Not atomic: bytes below the one that an error is about have been transferred. Needs neither pins nor a callback.
     /// Remote memory is read by messages, with no lock held.
     ///
-    /// - Throws: `EINVAL` for a buffer of another size; `ENOENT` when the access is not attached or an address is not
-    ///   mapped; `EINVAL` for a mapping that an unmap has closed; `EPERM` for one that cannot be read; and what remote
+    /// - Throws: `EINVAL` for a buffer of another size; `ENOENT` when the access is not attached, or no longer to where
+    ///   the transfer began, or an address is not mapped; `EINVAL` for a mapping that an unmap has closed; `EPERM` for one that cannot be read; and what remote
     ///   memory answers.
     public func read(_ range: IOVARange, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) {
         guard UInt64(buffer.count) == range.byteCount else { throw .invalid }
@@ -63,9 +63,11 @@ extension DMAAccess {
         _ body: (TransferStep, _ done: Int) throws(DMAError) -> Void
     ) throws(DMAError) {
         var done = 0
+        var begun: IOAddressSpace?
         while done < byteCount {
             let iova = try first.advanced(by: UInt64(done))
-            let (step, space) = try beginTransfer(at: iova, upTo: byteCount - done, rights: rights)
+            let (step, space) = try beginTransfer(at: iova, upTo: byteCount - done, rights: rights, in: begun)
+            begun = space
             switch step {
             case .copy(let mapping, _, _, let count):
                 defer { endCopy(mapping, in: space) }

@@ -220,11 +220,15 @@ public final class DMAAccess: Sendable {
 extension DMAAccess {
     /// What a transfer of up to `byteCount` bytes at `iova` reaches at once, and where it has to be reported finished if
     /// it is a copy.
+    ///
+    /// - Parameter begun: where the steps before were done; a transfer does not follow its access to another space.
     func beginTransfer(
-        at iova: IOVA, upTo byteCount: Int, rights: AccessRights
+        at iova: IOVA, upTo byteCount: Int, rights: AccessRights, in begun: IOAddressSpace?
     ) throws(DMAError) -> (TransferStep, IOAddressSpace) {
         try state.withLock { (state) throws(DMAError) in
-            guard case .attached(let space) = state.attachment else { throw .notFound }
+            guard case .attached(let space) = state.attachment, begun == nil || begun === space else {
+                throw .notFound
+            }
             let step = try space.state.withLock { (table) throws(DMAError) in
                 try table.beginTransfer(at: iova, upTo: byteCount, rights: rights)
             }

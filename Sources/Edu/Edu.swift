@@ -30,7 +30,7 @@ public final class Edu: PCIDeviceModel {
 
     private static let description = PCIDescription(
         vendorID: 0x1234, deviceID: 0x11e8, subsystemVendorID: 0x1af4, subsystemID: 0x1100, revision: 0x10,
-        classCode: PCIClassCode(baseClass: 0xff, subclass: 0x00),
+        classCode: PCIClassCode(baseClass: 0x00, subclass: 0xff),
         bars: [BaseAddressRegister(0, .memory32, byteCount: 1 << 20)],
         msi: MSIDescription(vectorCount: 1, hasMasking: false), hasPowerManagement: false, isExpress: false)
 

@@ -2,7 +2,7 @@
 ///
 /// Addresses and data are kept for whoever reads them back; vectors are told through event counters. Where the client
 /// keeps the table itself, as QEMU does, no access to it ever arrives and every entry would look masked as after reset;
-/// so the masks of the table count only once somebody has written to it.
+/// so the masks of the table count only once the client has written to it, and then through every reset.
 struct MSIXTable: Sendable {
     private static let entryByteCount = 16
     /// Which bits of an entry can be written: the address but for its two low bits, the data, the mask bit.
@@ -13,16 +13,22 @@ struct MSIXTable: Sendable {
 
     let vectorCount: Int
     private var bytes: [UInt8]
-    private(set) var isProgrammed = false
+    private(set) var isProgrammed: Bool
     /// Vectors that were raised while they could not be told.
     private(set) var pending: [Bool]
 
     /// As after reset: every vector masked, none pending.
-    init(vectorCount: Int) {
+    init(vectorCount: Int, isProgrammed: Bool) {
         self.vectorCount = vectorCount
+        self.isProgrammed = isProgrammed
         bytes = [UInt8](repeating: 0, count: vectorCount * Self.entryByteCount)
         for vector in 0..<vectorCount { bytes[vector * Self.entryByteCount + Self.vectorControl] = 1 }
         pending = [Bool](repeating: false, count: vectorCount)
+    }
+
+    /// The client is gone, and the next one may keep the table itself.
+    mutating func forgetClient() {
+        isProgrammed = false
     }
 
     func isMasked(_ vector: Int) -> Bool {

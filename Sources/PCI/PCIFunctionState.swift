@@ -11,17 +11,23 @@ struct PCIFunctionState: Sendable {
     private var msiPending: UInt64 = 0
 
     init(_ description: PCIDescription) {
-        self.init(description, RegisterBank(RegisterMap(description)))
+        self.init(
+            description, RegisterBank(RegisterMap(description)),
+            MSIXTable(vectorCount: description.msix?.vectorCount ?? 0, isProgrammed: false))
     }
 
-    private init(_ description: PCIDescription, _ configuration: RegisterBank<ConfigurationRegister>) {
+    private init(
+        _ description: PCIDescription, _ configuration: RegisterBank<ConfigurationRegister>, _ msixTable: MSIXTable
+    ) {
         self.description = description
         self.configuration = configuration
-        msixTable = MSIXTable(vectorCount: description.msix?.vectorCount ?? 0)
+        self.msixTable = msixTable
     }
 
     mutating func reset() {
-        self = PCIFunctionState(description, RegisterBank(configuration.map))
+        self = PCIFunctionState(
+            description, RegisterBank(configuration.map),
+            MSIXTable(vectorCount: msixTable.vectorCount, isProgrammed: msixTable.isProgrammed))
     }
 
     var isBusMaster: Bool {

@@ -109,6 +109,7 @@ extension PCIPort {
         for memory in last.lingering + [last.memory].compactMap(\.self) {
             while !memory.end() {}
         }
+        update { $0.msixTable.forgetClient() }
     }
 
     /// Ends the memory that work begun so far has, and has new memory in the same space for what comes next.

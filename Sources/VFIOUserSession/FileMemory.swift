@@ -6,6 +6,16 @@ import LinuxHost
 /// It can show files that have no pages to map, and files that shrink, which here only makes transfers fail. Nobody can
 /// pin it. Access by file I/O in `VFIO_USER_DMA_MAP`.
 final class FileMemory: RemoteMemory {
+    private struct State {
+        var isRevoked = false
+        var transferCount = 0
+    }
+
+    /// How long an unmap waits for transfers under way. A file system that takes longer is not one of this kernel's own
+    /// but perhaps the client's, which must not hold us up; what then comes late is its own file's.
+    private static let revocationWait: Duration = .seconds(1)
+
+    private let state = Monitor(State())
     private let file: StorageFile
     private let fileOffset: UInt64
     private let base: IOVA
@@ -35,6 +45,8 @@ final class FileMemory: RemoteMemory {
     }
 
     func read(at iova: IOVA, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) {
+        try begin()
+        defer { end() }
         do throws(Errno) {
             unsafe try file.read(into: buffer, at: offset(of: iova))
         } catch {
@@ -43,11 +55,30 @@ final class FileMemory: RemoteMemory {
     }
 
     func write(_ bytes: UnsafeRawBufferPointer, at iova: IOVA) throws(DMAError) {
+        try begin()
+        defer { end() }
         do throws(Errno) {
             unsafe try file.write(bytes, at: offset(of: iova))
         } catch {
             throw DMAError(error)
         }
+    }
+
+    /// The client is told that the mapping is gone once this returns, and may use the file for something else.
+    func revoke() {
+        state.withLock { $0.isRevoked = true }
+        _ = state.wait(until: .after(Self.revocationWait)) { $0.transferCount == 0 ? () : nil }
+    }
+
+    private func begin() throws(DMAError) {
+        try state.withLock { (state) throws(DMAError) in
+            guard !state.isRevoked else { throw .cancelled }
+            state.transferCount += 1
+        }
+    }
+
+    private func end() {
+        state.update { $0.transferCount -= 1 }
     }
 
     /// Transfers stay within their mapping, so that neither step overflows.

@@ -112,6 +112,30 @@ enum Variant: String, CaseIterable, Sendable {
         #expect(fixture.writeError(range(5, 15)) == .badAddress)
     }
 
+    /// Remote memory that moves the access elsewhere while a transfer through it is under way.
+    private struct MovingMemory: RemoteMemory {
+        let move: @Sendable () throws(DMAError) -> Void
+
+        func read(at iova: IOVA, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) { try move() }
+        func write(_ bytes: UnsafeRawBufferPointer, at iova: IOVA) throws(DMAError) { try move() }
+    }
+
+    @Test(arguments: [false, true])
+    func `R40 a transfer never goes on in the address space that replaced its own`(isWrite: Bool) throws {
+        let fixture = try Fixture(.file)
+        let other = IOAddressSpace()
+        let access = fixture.access
+        fixture.object.fill(pages(1), with: 9)
+        try other.map(fixture.object, pages: pages(1))
+        try fixture.map(pages(1))
+        try fixture.space.map(
+            .remote(MovingMemory { () throws(DMAError) in try access.replace(with: other) }), at: iova(0),
+            byteCount: page, rights: [.read, .write])
+        #expect((isWrite ? fixture.writeError(pages(0, 2)) : fixture.readError(pages(0, 2))) == .notFound)
+        #expect(fixture.object.isFilled(pages(1), with: 9))
+        #expect(try access.read(pages(1)) == [UInt8](repeating: 9, count: Int(page)))
+    }
+
     @Test func `a transfer larger than one copy step arrives whole`() throws {
         let count = 5 << 20
         let object = try MemoryObject.anonymous(byteCount: count)

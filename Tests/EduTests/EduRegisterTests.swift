@@ -12,7 +12,7 @@ import Testing
 
     @Test func `it looks like QEMU's`() {
         #expect(driver.configuration(0x00, 4) == 0x11e8_1234)
-        #expect(driver.configuration(0x08, 4) == 0xff00_0010)
+        #expect(driver.configuration(0x08, 4) == 0x00ff_0010)
         #expect(driver.configuration(0x2c, 4) == 0x1100_1af4)
         #expect(driver.configuration(0x3d, 1) == 1)
         #expect(driver.device.regions.map(\.byteCount) == [1 << 20, 0, 0, 0, 0, 0, 0, 256, 0])

@@ -242,6 +242,26 @@ import Testing
         #expect(counters.drain() == [1, 1])
     }
 
+    @Test func `a reset masks every vector of a table that the client has written to`() throws {
+        let counters = try function.interrupts.connectCounters(.msix, 1)
+        function.enableMSIX()
+        unmaskEverything()
+        function.reset()
+        function.enableBusMaster()
+        function.enableMSIX()
+        port.notify(0)
+        #expect(counters.drain() == [0])
+        function.maskVector(0, false)
+        #expect(counters.drain() == [1])
+
+        function.reset()
+        function.detach()
+        function.enableBusMaster()
+        function.enableMSIX()
+        port.notify(0)
+        #expect(counters.drain() == [1])
+    }
+
     @Test func `S97 a vector that the client masks or has not connected is pending`() throws {
         function.enableBusMaster()
         let counters = try function.interrupts.connectCounters(.msix, 2)

@@ -137,6 +137,9 @@ import Testing
         let late = try function.interrupts.connectCounters(.msix, 4, from: 4)
         #expect(counters.drain() == [0, 0, 0, 0])
         #expect(late.drain() == [0, 0, 0, 0])
+        for vector in 0..<8 { function.maskVector(vector, false) }
+        #expect(counters.drain() == [0, 0, 0, 0])
+        #expect(late.drain() == [0, 0, 0, 0])
         function.model.port.notify(2)
         #expect(counters.drain() == [0, 0, 1, 0])
     }

@@ -40,6 +40,11 @@ class Backend:
             line += byte
 
     @property
+    def is_started(self) -> bool:
+        """Whether it was started and neither stopped nor killed by us since; it may have ended by itself."""
+        return self._child is not None
+
+    @property
     def is_running(self) -> bool:
         return self._child is not None and self._child.is_running
 

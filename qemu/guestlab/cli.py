@@ -65,6 +65,10 @@ def main(arguments: list[str]) -> int:
     except SetupFailed as reason:
         print(f"qemu/run: {reason}", file=sys.stderr)
         return 1
+    except (OSError, subprocess.CalledProcessError) as reason:
+        # A cache that cannot be written to, a disk that is full.
+        print(f"qemu/run: {reason}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("qemu/run: interrupted", file=sys.stderr)
         return 130
@@ -82,6 +86,8 @@ def _parser() -> _Parser:
     parser.add_argument("scenario", nargs="?", default="nvme", metavar="SCENARIO", help="what to do (default: nvme)")
     parser.add_argument("--list", action="store_true", help="list the scenarios")
     parser.add_argument("--all", action="store_true", help="run all scenarios, one line each")
+    # Answered by qemu/run itself, before there need be a Python.
+    parser.add_argument("--packages", action="store_true", help="name the Debian packages that this machine lacks")
     parser.add_argument("--shell", action="store_true", help="a shell in the scenario's guest instead (nvme, edu)")
     parser.add_argument("--backend", type=Path, metavar="PATH", help="use this outboard instead of building one")
     parser.add_argument(

@@ -112,25 +112,34 @@ def _sources() -> str:
 
 def _configured_sites() -> tuple[str, str | None]:
     """Where this machine's apt gets Debian and, if it has them, Debian's security updates from."""
+    # Only where `apt-get update` has been run does apt know whose archive is whose. On a machine that never ran it, as
+    # in most containers, the sites that its sources name are all there is, so look for Debian's usual address.
+    known = [(site, release) for site, release, origin in _index_targets("--release-info") if origin == "Debian"]
+    named = [(site, release) for site, release, _ in _index_targets("--no-release-info")]
+    usual = [target for target in named if target[0].rstrip("/").endswith("/debian")]
+    security = next((site for site, release in [*known, *named] if release.endswith("-security")), None)
+    for site, release in [*known, *usual, *named]:
+        if "-" not in release:
+            return site, security
+    raise Unavailable("apt's configuration on this machine names no Debian mirror (set OUTBOARD_DEBIAN_MIRROR)")
+
+
+def _index_targets(option: str) -> list[tuple[str, str, str]]:
+    """Site, release and origin of the package lists of a component `main`; with `--release-info`, of those fetched."""
     try:
         listing = subprocess.run(
-            ["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages"],
+            ["apt-get", "indextargets", option, "--format", "$(SITE)|$(RELEASE)|$(COMPONENT)|$(ORIGIN)",
+             "Created-By: Packages"],
             check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL,
         ).stdout  # fmt: skip
     except (OSError, subprocess.CalledProcessError) as error:
         raise Unavailable("this machine has no apt to fetch Debian's packages with") from error
-    main = security = None
+    targets = []
     for line in listing.splitlines():
-        site, release, component = line.split()
-        if component != "main":  # Ubuntu and Debian both have one; third parties seldom do
-            continue
-        if release.endswith("-security"):
-            security = security or site
-        elif "-" not in release:
-            main = main or site
-    if main is None:
-        raise Unavailable("apt's configuration on this machine names no Debian mirror (set OUTBOARD_DEBIAN_MIRROR)")
-    return main, security
+        site, release, component, origin = line.split("|")
+        if component == "main" and not site.startswith("cdrom:"):
+            targets.append((site, release, origin))
+    return targets
 
 
 def run_in_tree(root: Path, program: str) -> list[str]:
