@@ -71,7 +71,11 @@ let package = Package(
         tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         .target(name: "CHeapCount", path: "Tests/Support/CHeapCount"),
         tests(
-            "ConformanceTests", ["CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer"],
+            "ConformanceTests",
+            [
+                "CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserNegotiation", "VFIOUserServer",
+                "VFIOUserSession", "VFIOUserWire",
+            ],
             exclude: ["Checklist.md"]),
         tests("ToolTests", ["LinuxHost", "outboard"]),
         tests("TidyTests", ["Edu", "NVMe", "PCI"]),
