@@ -73,9 +73,11 @@ let package = Package(
         tests(
             "ConformanceTests",
             [
-                "CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserServer", "VFIOUserSession",
+                "CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserNegotiation", "VFIOUserServer",
+                "VFIOUserSession", "VFIOUserWire",
             ],
             exclude: ["Checklist.md"]),
+        tests("ToolTests", ["LinuxHost", "outboard"]),
         tests("TidyTests", ["Edu", "NVMe", "PCI"]),
         tests(
             "VFIOUserClientTests",

@@ -2,6 +2,11 @@
 #include "CLinuxShims.h"
 
 int shim_accept(int socket) { return accept4(socket, NULL, NULL, SOCK_CLOEXEC); }
+ssize_t shim_read_without_waiting(int descriptor, void *bytes, size_t count)
+{
+    struct iovec segment = { .iov_base = bytes, .iov_len = count };
+    return preadv2(descriptor, &segment, 1, -1, RWF_NOWAIT);
+}
 int shim_memfd_create(const char *name, unsigned int flags) { return memfd_create(name, flags); }
 int shim_get_seals(int descriptor) { return fcntl(descriptor, F_GET_SEALS); }
 int shim_add_seals(int descriptor, int seals) { return fcntl(descriptor, F_ADD_SEALS, seals); }

@@ -36,13 +36,12 @@ public final class EventCounter: Sendable {
         _ = unsafe write(descriptor.rawValue, &one, 8)
     }
 
-    /// Resets the counter and returns what it held; zero when nobody has signalled. Never blocks.
+    /// Resets the counter and returns what it held; zero when nobody has signalled. Never blocks, not even when a peer
+    /// empties its blocking counter at the same moment.
     @discardableResult
     public func drain() -> UInt64 {
-        var request = pollfd(fd: descriptor.rawValue, events: Int16(POLLIN), revents: 0)
-        guard unsafe poll(&request, 1, 0) == 1, request.revents & Int16(POLLIN) != 0 else { return 0 }
         var value: UInt64 = 0
-        return unsafe read(descriptor.rawValue, &value, 8) == 8 ? value : 0
+        return unsafe shim_read_without_waiting(descriptor.rawValue, &value, 8) == 8 ? value : 0
     }
 }
 

@@ -147,11 +147,20 @@ public final class UNIXSocketListener: Sendable {
     private static func removeStaleSocket(at path: String) throws(Errno) {
         guard fileExists(at: path) else { return }
         guard socketIdentity(at: path) != nil else { throw .addressInUse }
+        if try isListening(at: path) { throw .addressInUse }
+        unsafe unlink(path)
+    }
+
+    /// Whether somebody listens at `path`. Does not wait: whoever has a full queue of clients listens too.
+    private static func isListening(at path: String) throws(Errno) -> Bool {
+        let socket = try newSocket(nonBlocking: true)
         do throws(Errno) {
-            _ = try UNIXSocket.connect(toPath: path)
-            throw .addressInUse
+            try retryingIfInterrupted { unsafe shim_connect_path(socket.rawValue, path) }
+            return true
+        } catch .wouldBlock {
+            return true
         } catch .connectionRefused {
-            unsafe unlink(path)
+            return false
         }
     }
 

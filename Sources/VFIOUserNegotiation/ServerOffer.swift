@@ -11,8 +11,9 @@ public struct ServerOffer: Hashable, Sendable {
     /// QEMU takes no more than this from a server, and gives no more.
     public var maximumMessageDescriptors = 16
     public var maximumTransferSize = 1 << 20
-    /// What the server enforces. It may be more than the 65535 that QEMU lets a server say.
-    public var maximumDMAMappings = CapabilityLimits.defaultDMAMappings
+    /// What the server enforces. It may be more than the 65535 that QEMU lets a server say, and has to be: QEMU does not
+    /// count, and a guest behind a virtual IOMMU maps hundreds of thousands of pages. The reference server's limit.
+    public var maximumDMAMappings = 1_000_000
     public var pageSizes = PageSizes.all
     public var writeMultiple = true
     /// Nil for a device without migration.

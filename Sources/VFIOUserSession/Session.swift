@@ -54,6 +54,7 @@ public struct Session: ~Copyable {
         var configuration = IOAddressSpace.Configuration()
         // QEMU gives a reply five seconds; a device that has not let go by then will not be waited for.
         configuration.unmapWait = .seconds(3)
+        configuration.maximumMappings = offer.maximumDMAMappings
         space = IOAddressSpace(configuration)
         self.device = device
         self.clientMemory = clientMemory

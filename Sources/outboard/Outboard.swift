@@ -28,7 +28,7 @@ struct Outboard: ParsableCommand {
 
     private static func complain(_ message: String) {
         let line = message.split(separator: "\n").first.map(String.init) ?? message
-        FileOutput.standardError.write("outboard: \(line)\n")
+        FileOutput.standardError.offer(line: "outboard: \(line)")
     }
 
     private static func exit(withStatus status: Int32) -> Never {
@@ -46,12 +46,30 @@ enum FileOutput: Int32 {
     case standardOutput = 1
     case standardError = 2
 
+    /// What a pipe with any room takes in one piece. `PIPE_BUF`
+    private static let maximumLine = 4096
+
+    /// Writes all of `text`, however long the reader takes.
     func write(_ text: String) {
         var bytes = Array(text.utf8)[...]
         while !bytes.isEmpty {
-            let count = unsafe bytes.withUnsafeBytes { unsafe Glibc.write(rawValue, $0.baseAddress, $0.count) }
-            guard count > 0 else { return }
+            guard let count = writeOnce(bytes) else { return }
             bytes = bytes.dropFirst(count)
         }
+    }
+
+    /// Writes a line if there is room for it, and drops it otherwise: a device must not stop because nobody reads what it
+    /// says, and a signal must be able to end it.
+    func offer(line: String) {
+        var request = pollfd(fd: rawValue, events: Int16(POLLOUT), revents: 0)
+        guard unsafe poll(&request, 1, 0) == 1, request.revents & Int16(POLLOUT) != 0 else { return }
+        _ = writeOnce(Array(line.utf8.prefix(FileOutput.maximumLine - 1)) + [UInt8(ascii: "\n")])
+    }
+
+    /// How many bytes were taken; `nil` when that failed.
+    private func writeOnce(_ bytes: some Collection<UInt8>) -> Int? {
+        let bytes = Array(bytes)
+        let count = unsafe bytes.withUnsafeBytes { unsafe Glibc.write(rawValue, $0.baseAddress, $0.count) }
+        return count > 0 ? count : nil
     }
 }

@@ -138,7 +138,7 @@ struct Service {
     init(deviceName: String, endpoint: Endpoint, logLevel: Logger.Level) {
         self.deviceName = deviceName
         self.endpoint = endpoint
-        var logger = Logger(label: deviceName) { StreamLogHandler.standardError(label: $0) }
+        var logger = Logger(label: deviceName) { StandardErrorLog(label: $0) }
         logger.logLevel = logLevel
         self.logger = logger
     }
@@ -213,7 +213,7 @@ struct Service {
             work(server, stop)
             ended.signal()
         }
-        FileOutput.standardOutput.write("\(deviceName): \(announcement)\n")
+        FileOutput.standardOutput.offer(line: "\(deviceName): \(announcement)")
         defer { thread.join() }
         defer { stop.signal() }
         try waitForEnd(signals, ended)

@@ -158,6 +158,16 @@ import Testing
         _ = try listener.accept()
     }
 
+    @Test func `a socket whose listener has no room for another client is refused, without waiting`() throws {
+        let path = directory.file("socket")
+        let listener = try UNIXSocketListener(path: path)
+        // The kernel lets one more in than the length of the queue, which is 16.
+        let clients = try (0..<17).map { _ in try UNIXSocket.connect(toPath: path) }
+        #expect(errorOf { () throws(Errno) in _ = try UNIXSocketListener(path: path) } == .addressInUse)
+        #expect(directory.exists("socket") && clients.count > 1)
+        _ = try listener.accept()
+    }
+
     @Test func `a listener leaves the socket that somebody else put in its place`() throws {
         let path = directory.file("socket")
         do {

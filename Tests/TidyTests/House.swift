@@ -66,5 +66,6 @@ enum House {
         "Sources/outboard/Outboard.swift",
         "Sources/outboard/Serve.swift",
         "Sources/outboard/ServeNVMe.swift",
+        "Sources/outboard/StandardErrorLog.swift",
     ]
 }

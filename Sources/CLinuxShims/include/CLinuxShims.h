@@ -144,6 +144,8 @@ static inline ssize_t shim_write_segments(int descriptor, const struct shim_segm
     return pwritev(descriptor, (const struct iovec *)segments, count, offset);
 }
 
+// preadv2(2) with RWF_NOWAIT from where the file stands, whatever its own flags say about waiting.
+ssize_t shim_read_without_waiting(int descriptor, void *bytes, size_t count);
 int shim_memfd_create(const char *name, unsigned int flags);
 int shim_get_seals(int descriptor);
 int shim_add_seals(int descriptor, int seals);

@@ -1,0 +1,59 @@
+import Foundation
+import Glibc
+
+/// The tool as a process of its own, serving `edu` at a path in a directory that goes with it.
+final class RunningTool {
+    let socketPath: String
+    private let directory: String
+    private let process = Process()
+
+    init(standardOutput: FileHandle = .nullDevice, standardError: FileHandle = .nullDevice) throws {
+        directory = FileManager.default.temporaryDirectory.path + "/outboard-\(UUID().uuidString.prefix(8))"
+        try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
+        socketPath = directory + "/socket"
+        // The tool is built next to the tests.
+        process.executableURL = URL(fileURLWithPath: CommandLine.arguments[0])
+            .deletingLastPathComponent().appendingPathComponent("outboard")
+        process.arguments = ["serve", "edu", "--socket-path", socketPath]
+        process.standardOutput = standardOutput
+        process.standardError = standardError
+        try process.run()
+    }
+
+    deinit {
+        if process.isRunning {
+            kill(process.processIdentifier, SIGKILL)
+            process.waitUntilExit()
+        }
+        try? FileManager.default.removeItem(atPath: directory)
+    }
+
+    var socketExists: Bool { FileManager.default.fileExists(atPath: socketPath) }
+
+    func waitForSocket() {
+        while !socketExists && process.isRunning { usleep(1000) }
+    }
+
+    /// Asks it to end, and answers with its status; `nil` when it had to be killed.
+    func terminate() -> Int32? {
+        process.terminate()
+        var patience = 3000
+        while process.isRunning && patience > 0 {
+            usleep(10_000)
+            patience -= 1
+        }
+        return process.isRunning ? nil : process.terminationStatus
+    }
+}
+
+/// A pipe that nobody reads and that has no room left.
+func fullPipe() -> Pipe {
+    let pipe = Pipe()
+    let descriptor = pipe.fileHandleForWriting.fileDescriptor
+    let flags = fcntl(descriptor, F_GETFL)
+    _ = fcntl(descriptor, F_SETFL, flags | O_NONBLOCK)
+    let page = [UInt8](repeating: 0, count: 4096)
+    while unsafe write(descriptor, page, page.count) > 0 {}
+    _ = fcntl(descriptor, F_SETFL, flags)
+    return pipe
+}
