@@ -64,7 +64,7 @@ import Testing
         (#"{"device":"edu","options":{"dmaMask":65}}"#, "options.dmaMask: must be 12 to 64 bits"),
         (#"{"device":"disk"}"#, "device: must be nvme or edu"),
         (#"{"options":{}}"#, "device: is missing"),
-        (#"{"device":"edu","socketPath":"a","fd":1}"#, "fd: cannot be given together with socketPath"),
+        (#"{"device":"edu","socketPath":"a","fd":3}"#, "fd: cannot be given together with socketPath"),
         ("[]", "must be an object"),
         ("", "not JSON: ends too early"),
         ("{\n  \"device\": 'edu'\n}", "not JSON: unexpected character in line 2, column 13"),
