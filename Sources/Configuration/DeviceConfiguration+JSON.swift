@@ -33,8 +33,8 @@ extension DeviceConfiguration {
         let path = try members.optional("socketPath", "must be a path of 1 to 107 bytes") {
             $0.string.flatMap { (1...107).contains($0.utf8.count) ? $0 : nil }
         }
-        let descriptor = try members.optional("fd", "must be a descriptor number") {
-            $0.wholeNumber.flatMap { $0 >= 0 ? Int32(exactly: $0) : nil }
+        let descriptor = try members.optional("fd", "must be the number of an inherited descriptor, 3 or above") {
+            $0.wholeNumber.flatMap { $0 >= 3 ? Int32(exactly: $0) : nil }
         }
         switch (path, descriptor) {
         case (nil, nil): return nil

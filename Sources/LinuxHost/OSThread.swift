@@ -8,8 +8,8 @@ public final class OSThread: @unchecked Sendable {  // The handle is written onc
     private let handle: pthread_t
     private let isJoined = Monitor(false)
 
-    /// Starts a thread that runs `body` and ends. `name` is what `ps` and `gdb` show of it; the kernel takes 15 bytes. All signals are blocked in
-    /// it: signals are the main thread's business.
+    /// Starts a thread that runs `body` and ends. `name` is what `ps` and `gdb` show of it; the kernel takes 15 bytes.
+    /// All signals are blocked in it: signals are the main thread's business.
     ///
     /// - Throws: `EAGAIN` when the system has no room for another thread.
     public init(name: String, _ body: @escaping @Sendable () -> Void) throws(Errno) {

@@ -89,5 +89,9 @@ public final class NVMeController: PCIDeviceModel {
         engine.reset()
     }
 
+    public func didBecomeBusMaster() {
+        engine.update { _ in }
+    }
+
     public var hasPendingTransactions: Bool { engine.isExecuting }
 }

@@ -9,7 +9,7 @@ import PCI
 /// worker, and sees its own command to its end, so that commands overlap and a lone one costs one wake-up.
 ///
 /// The lock is held for moments only, never over guest memory, the store, or an interrupt message; the function's lock may
-/// be taken inside it. A guest that switches bus mastering on with commands waiting is heard at its next doorbell.
+/// be taken inside it.
 final class NVMeEngine: Sendable {
     let port: PCIPort
     let store: any BlockStore

@@ -73,8 +73,10 @@ extension PCIFunction {
 
     private func write(_ value: UInt64, _ index: Int, at offset: UInt64, byteCount: Int) {
         if index == PCIRegion.configuration {
+            let wasBusMaster = port.isBusMaster
             let wantsReset = port.update { $0.writeConfiguration(value, at: Int(offset), byteCount: byteCount) }
             if wantsReset { reset() }
+            if !wasBusMaster, port.isBusMaster { model.didBecomeBusMaster() }
             return
         }
         guard port.isPoweredOn else { return }

@@ -22,6 +22,10 @@ public protocol PCIDeviceModel: AnyObject, Sendable {
     /// also several at once. Models whose pins end by themselves soon need not implement it.
     func release(_ range: IOVARange)
 
+    /// The guest has allowed accesses to its memory, which it had not before: work that waited for that may go on.
+    /// On the connection's thread, as the accesses.
+    func didBecomeBusMaster()
+
     /// Whether the device has started accesses to guest memory that have not ended. Shown in the PCI Express device
     /// status register; drivers look at it before they reset the function.
     var hasPendingTransactions: Bool { get }
@@ -29,6 +33,7 @@ public protocol PCIDeviceModel: AnyObject, Sendable {
 
 extension PCIDeviceModel {
     public func release(_ range: IOVARange) {}
+    public func didBecomeBusMaster() {}
     public var hasPendingTransactions: Bool { false }
 }
 

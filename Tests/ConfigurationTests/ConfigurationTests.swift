@@ -64,7 +64,7 @@ import Testing
         (#"{"device":"edu","options":{"dmaMask":65}}"#, "options.dmaMask: must be 12 to 64 bits"),
         (#"{"device":"disk"}"#, "device: must be nvme or edu"),
         (#"{"options":{}}"#, "device: is missing"),
-        (#"{"device":"edu","socketPath":"a","fd":1}"#, "fd: cannot be given together with socketPath"),
+        (#"{"device":"edu","socketPath":"a","fd":3}"#, "fd: cannot be given together with socketPath"),
         ("[]", "must be an object"),
         ("", "not JSON: ends too early"),
         ("{\n  \"device\": 'edu'\n}", "not JSON: unexpected character in line 2, column 13"),
@@ -85,7 +85,8 @@ import Testing
     @Test(
         arguments: [
             ("512", 512), ("1048576", 1 << 20), ("1MiB", 1 << 20), ("1GiB", 1 << 30), ("1G", 1 << 30),
-            ("20M", 20 << 20), ("3T", 3 << 40), ("1TiB", 1 << 40),
+            ("20M", 20 << 20),
+            ("3T", 3 << 40), ("1TiB", 1 << 40),
             ("999999TiB", 999_999 << 40), ("1152921504606846976", 1 << 60),
         ] as [(String, UInt64)])
     func `are read`(text: String, byteCount: UInt64) {

@@ -93,7 +93,6 @@ import Testing
         #expect(driver.poll() == nil)
         #expect(driver.status == NVMeTestDriver.ready)
         driver.setBusMaster(true)
-        driver.ring(driver.admin)
         #expect(try driver.next().status == 0)
     }
 
