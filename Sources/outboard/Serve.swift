@@ -48,7 +48,10 @@ struct ServeOptions: ParsableArguments {
     @Option(help: .init("Listen on a UNIX socket at this path.", valueName: "path"))
     var socketPath: String?
 
-    @Option(help: .init("Serve the one client behind this inherited, connected socket, then end.", valueName: "n"))
+    @Option(
+        help: .init(
+            "Use this inherited socket: one that listens, or one that is connected to the only client.", valueName: "n")
+    )
     var fd: Int32?
 
     @Option(help: .init("Read options from a JSON file; those on the command line come first.", valueName: "file"))
