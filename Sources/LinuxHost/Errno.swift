@@ -24,8 +24,6 @@ public struct Errno: RawRepresentable, Error, Hashable, Sendable {
     public static let inputOutput = Errno(rawValue: 5)
     /// `EAGAIN`
     public static let wouldBlock = Errno(rawValue: 11)
-    /// `ENOMEM`
-    public static let noMemory = Errno(rawValue: 12)
     /// `EFAULT`
     public static let badAddress = Errno(rawValue: 14)
     /// `EBUSY`

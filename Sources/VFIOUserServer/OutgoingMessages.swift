@@ -23,7 +23,8 @@ struct OutgoingMessages: ~Copyable {
         let sent = try Self.send(reply.writer.bytes, reply.descriptors, to: socket)
         guard sent < reply.writer.bytes.count else { return }
         waiting = Array(reply.writer.bytes[sent...])
-        if sent == 0 { try keep(reply.descriptors) }
+        // The reply's descriptors are closed with it, so those that still have to be sent are duplicated.
+        if sent == 0 { descriptors = try reply.descriptors.duplicate() }
     }
 
     /// Goes on with what waits.
@@ -32,11 +33,6 @@ struct OutgoingMessages: ~Copyable {
         let sent = try Self.send(waiting, descriptors, to: socket)
         if sent > 0, !descriptors.isEmpty { descriptors = DescriptorBundle() }
         waiting.removeFirst(sent)
-    }
-
-    /// The reply's descriptors are closed with it, so those that still have to be sent are duplicated.
-    private mutating func keep(_ others: borrowing DescriptorBundle) throws(Errno) {
-        descriptors = try others.duplicate()
     }
 
     private static func send(

@@ -89,8 +89,7 @@ public struct Session: ~Copyable {
         do throws(RequestRefusal) {
             if lostDescriptors { throw .lostDescriptors }
             if descriptors.count > offer.maximumMessageDescriptors { throw .tooManyDescriptors }
-            let request = try parse(header, payload)
-            try validate(request, descriptorCount: descriptors.count)
+            let request = try parse(header, payload, descriptorCount: descriptors.count)
             switch (phase, request) {
             case (.awaitingVersion, .version):
                 phase = .serving(try negotiate(header, payload, &reply))
@@ -113,18 +112,14 @@ public struct Session: ~Copyable {
         reply.writer.appendErrorReply(id: id, command: command, errorNumber: error.errno)
     }
 
-    private func parse(_ header: MessageHeader, _ payload: Span<UInt8>) throws(RequestRefusal) -> Request {
+    private func parse(
+        _ header: MessageHeader, _ payload: Span<UInt8>, descriptorCount: Int
+    ) throws(RequestRefusal) -> Request {
         do throws(WireError) {
             try header.validate()
-            return try Request(parsing: payload, command: header.command)
-        } catch {
-            throw .malformed(error)
-        }
-    }
-
-    private func validate(_ request: Request, descriptorCount: Int) throws(RequestRefusal) {
-        do throws(WireError) {
+            let request = try Request(parsing: payload, command: header.command)
             try request.validate(descriptorCount: descriptorCount)
+            return request
         } catch {
             throw .malformed(error)
         }
