@@ -17,20 +17,23 @@ struct AddressSpaceState {
 
     let pageSize: UInt64
     let maximumMappings: Int
-    var table = RangeTable<Mapping>()
+    let table: MappingTable
     private(set) var accesses: [DMAAccess] = []
     private(set) var consumers: [AttachedConsumer] = []
     /// A consumer is being attached or detached: mappings neither come nor go meanwhile.
     var isChangingConsumers = false
     /// Mappings that are coming or going with consumers being told of it.
     var consumerWork = 0
+    /// Whether the writes of accesses are noted.
+    var tracksWrites = false
     private(set) var alignment: UInt64 = 1
     private(set) var usable = [IOVARange.everything]
     private(set) var allowed: [IOVARange] = []
     private var reserved: [Reserved] = []
     private var nextOwner = 0
 
-    init(pageSize: UInt64, maximumMappings: Int) {
+    init(_ table: MappingTable, pageSize: UInt64, maximumMappings: Int) {
+        self.table = table
         self.pageSize = pageSize
         self.maximumMappings = maximumMappings
     }
@@ -112,6 +115,7 @@ extension AddressSpaceState {
         _ consumer: any MappingConsumer, aperture: IOVARange, granule: UInt64
     ) throws(DMAError) -> Int {
         guard !consumers.contains(where: { isSame($0.consumer, consumer) }) else { throw .exists }
+        guard !tracksWrites else { throw .notSupported }
         guard granule > 0, granule & (granule - 1) == 0, granule <= pageSize else { throw .invalid }
         try requireAlignment(granule)
         var outside: [IOVARange] = []
@@ -149,8 +153,9 @@ extension AddressSpaceState {
     private func requireAlignment(_ wanted: UInt64) throws(DMAError) {
         guard wanted > alignment else { return }
         let mask = wanted - 1
-        for entry in table.entries(overlapping: .everything) {
-            let bits = entry.range.first.rawValue | ~entry.range.last.rawValue | entry.value.backing.address
+        for mapping in table.mappings(overlapping: .everything) {
+            let offset = mapping.isRemote ? 0 : mapping.offset
+            let bits = mapping.range.first.rawValue | ~mapping.range.last.rawValue | offset
             guard bits & mask == 0 else { throw .addressInUse }
         }
     }
@@ -171,7 +176,9 @@ extension AddressSpaceState {
     /// Enters the pieces one behind the other, at `iova` or wherever there is room, or throws with nothing changed.
     ///
     /// The order of the checks is that of iommufd: the first that fails names the error.
-    mutating func place(_ pieces: [NewPiece], at iova: IOVA?, rights: AccessRights) throws(DMAError) -> [Mapping] {
+    ///
+    /// - Returns: the addresses they have together.
+    mutating func place(_ pieces: [NewPiece], at iova: IOVA?, rights: AccessRights) throws(DMAError) -> IOVARange {
         var byteCount: UInt64 = 0
         for piece in pieces { byteCount += piece.byteCount }
         guard byteCount & (alignment - 1) == 0 else { throw .invalid }
@@ -182,23 +189,32 @@ extension AddressSpaceState {
         } else {
             first = try findPlace(byteCount, address: pieces[0].address)
         }
-        var mappings: [Mapping] = []
-        var next = first
-        for (index, piece) in pieces.enumerated() {
+        let whole = try IOVARange(first: first, byteCount: byteCount)
+        try forEachPlace(of: pieces, from: first) { (piece, range) throws(DMAError) in
             guard piece.grantableRights.isSuperset(of: rights) else { throw .notPermitted }
             guard piece.isWritable || !rights.contains(.write) else { throw .notPermitted }
-            let bits = piece.address | next.rawValue | piece.byteCount
+            let bits = piece.address | range.first.rawValue | piece.byteCount
             guard bits & (alignment - 1) == 0, piece.fits else { throw .invalid }
-            let range = try IOVARange(first: next, byteCount: piece.byteCount)
-            mappings.append(
-                Mapping(
-                    range: range, backing: piece.backing(placedAt: next), rights: rights,
-                    grantableRights: piece.grantableRights, phase: consumers.isEmpty ? .ready : .settingUp))
-            if index + 1 < pieces.count { next = try next.advanced(by: piece.byteCount) }
         }
-        guard table.count + mappings.count <= maximumMappings else { throw .noSpace }
-        for mapping in mappings { table.insert(mapping, at: mapping.range) }
-        return mappings
+        guard table.count + pieces.count <= maximumMappings else { throw .noSpace }
+        try forEachPlace(of: pieces, from: first) { (piece, range) throws(DMAError) in
+            table.insert(
+                range, backing: piece.backing(placedAt: range.first), rights: rights,
+                grantableRights: piece.grantableRights, inTransition: !consumers.isEmpty)
+        }
+        return whole
+    }
+
+    private func forEachPlace(
+        of pieces: [NewPiece], from first: IOVA, _ body: (NewPiece, IOVARange) throws(DMAError) -> Void
+    ) throws(DMAError) {
+        var next: IOVA? = first
+        for piece in pieces {
+            guard let first = next else { throw .overflow }
+            let range = try IOVARange(first: first, byteCount: piece.byteCount)
+            try body(piece, range)
+            next = range.last.successor
+        }
     }
 
     private func checkFixed(_ iova: IOVA, _ byteCount: UInt64) throws(DMAError) {
@@ -209,7 +225,7 @@ extension AddressSpaceState {
     }
 
     /// The lowest address with room for `byteCount` bytes whose backing begins at `address`.
-    private mutating func findPlace(_ byteCount: UInt64, address: UInt64) throws(DMAError) -> IOVA {
+    private func findPlace(_ byteCount: UInt64, address: UInt64) throws(DMAError) -> IOVA {
         guard byteCount < UInt64.max / 2 else { throw .overflow }
         var step = min(byteCount.roundedUpToPowerOfTwo, largestStep)
         if address != 0 { step = min(step, address & ~(address - 1)) }
@@ -250,14 +266,14 @@ extension AddressSpaceState {
     /// Calls `body` with each mapping of a range and the part of it that lies in the range, ascending.
     ///
     /// - Throws: `ENOENT` at the first address that is not mapped, and what `body` throws.
-    func visit(
+    private func visit(
         _ range: IOVARange, _ body: (Mapping, IOVARange) throws(DMAError) -> Void
     ) throws(DMAError) {
         var expected = range.first
-        for entry in table.entries(overlapping: range) {
-            guard entry.range.first <= expected, entry.value.phase == .ready else { throw .notFound }
-            let part = IOVARange(first: expected, last: min(entry.range.last, range.last))
-            try body(entry.value, part)
+        for mapping in table.mappings(overlapping: range) {
+            guard mapping.range.first <= expected, !mapping.state.isInTransition else { throw .notFound }
+            let part = IOVARange(first: expected, last: min(mapping.range.last, range.last))
+            try body(mapping, part)
             guard part.last < range.last, let next = part.last.successor else { return }
             expected = next
         }
@@ -283,96 +299,177 @@ extension AddressSpaceState {
         }
         return pieces
     }
+}
 
-    /// Counts a pin on each mapping of a range, or throws with nothing changed.
-    func pin(_ range: IOVARange, rights: AccessRights) throws(DMAError) -> [PinnedPiece] {
-        var pieces: [PinnedPiece] = []
-        try visit(range) { (mapping, part) throws(DMAError) in
-            guard !mapping.isBlocked, case .file(let object, let offset) = mapping.backing else { throw .invalid }
-            let first = offset + (part.first.rawValue - mapping.range.first.rawValue)
-            let next = first + part.byteCount
-            // Only the very first and the very last page of a pin may be partly of it.
-            guard first % pageSize == 0, part.last == range.last || next % pageSize == 0 else { throw .invalid }
-            guard mapping.rights.isSuperset(of: rights) else { throw .notPermitted }
-            pieces.append(
-                PinnedPiece(mapping: mapping, object: object, offset: Int(first), byteCount: Int(part.byteCount)))
+// Readers
+
+extension AddressSpaceState {
+    /// What is retired at most before readers are waited for on its account alone.
+    private static let maximumRetired = 4096
+    /// What is retired at least before it is looked whether it can be taken back.
+    private static let minimumRetired = 64
+
+    /// Whether no reader is anywhere in the address space.
+    var areReadersQuiet: Bool { accesses.allSatisfy { $0.readers.areQuiet } }
+
+    /// Takes back what is retired if no reader is there; otherwise, when it has become much, hands it over to be taken
+    /// back once the readers have been drained.
+    mutating func sweep() -> Drain? {
+        guard table.retiredCount >= AddressSpaceState.minimumRetired else { return nil }
+        if areReadersQuiet {
+            table.recycleRetired()
+            return nil
         }
-        for piece in pieces { piece.mapping.pinCount += 1 }
-        return pieces
+        return table.retiredCount < AddressSpaceState.maximumRetired ? nil : beginDrain()
     }
 
-    /// Takes the pins back; whether an unmap may be waiting for that.
-    func unpin(_ pieces: [PinnedPiece]) -> Bool {
-        var mayWake = false
-        for piece in pieces {
-            piece.mapping.pinCount -= 1
-            if piece.mapping.isBlocked && piece.mapping.pinCount == 0 { mayWake = true }
-        }
-        return mayWake
+    /// The readers that are to be drained now, and what becomes free by it.
+    func beginDrain() -> Drain {
+        Drain(accesses: accesses, retired: table.takeRetired())
     }
+}
 
-    /// What a transfer of up to `byteCount` bytes at `iova` reaches at once. For memory of this process the mapping's
-    /// copies are one more, until `endCopy`.
-    func beginTransfer(at iova: IOVA, upTo byteCount: Int, rights: AccessRights) throws(DMAError) -> TransferStep {
-        guard let entry = table.entry(at: iova), entry.value.phase == .ready else { throw .notFound }
-        let mapping = entry.value
-        guard !mapping.isBlocked else { throw .invalid }
-        guard mapping.rights.isSuperset(of: rights) else { throw .notPermitted }
-        let rest = IOVARange(first: iova, last: entry.range.last).byteCount
-        let count = rest > UInt64(byteCount) ? byteCount : Int(rest)
-        switch mapping.backing {
-        case .file(let object, let offset):
-            let start = Int(offset + (iova.rawValue - entry.range.first.rawValue))
-            mapping.copyCount += 1
-            return .copy(mapping, object, offset: start, byteCount: min(count, TransferStep.maximumCopy))
-        case .remote(let link, let shift):
-            return .message(
-                link.memory, IOVA(iova.rawValue &+ shift), byteCount: min(count, TransferStep.maximumMessage))
-        }
-    }
+/// The readers of an address space that have to leave, and what waits for it.
+struct Drain {
+    fileprivate let accesses: [DMAAccess]
+    let retired: MappingTable.Retired
 
-    /// Whether an unmap may be waiting for the end of this copy.
-    func endCopy(_ mapping: Mapping) -> Bool {
-        mapping.copyCount -= 1
-        return mapping.isBlocked && mapping.copyCount == 0
+    /// Waits for the readers, with no lock held.
+    func wait() {
+        for access in accesses { access.readers.drain() }
     }
 }
 
 // Unmapping
 
 extension AddressSpaceState {
+    /// How many mappings an unmap takes at once, so that they share the wait for their readers.
+    private static let unmapBatch = 512
+
+    /// What an unmap has to do with no lock held, or has come to.
     enum UnmapStep {
         case finished
         case failed(DMAError)
-        /// Pins hold this mapping, which is blocked now: ask the accesses to let go.
-        case pinned(Mapping, [DMAAccess])
-        /// The mapping is off the table.
-        case removed(Mapping)
+        /// Wait for the readers of the mappings that are blocked now.
+        case drain(Drain)
+        /// Pins hold this mapping, which is blocked: ask the accesses to let go.
+        case ask(MappingClaim, [DMAAccess])
         /// The mapping is in transition: tell the consumers, then remove it.
         case tearDown(Mapping, [AttachedConsumer])
     }
 
-    /// The next thing to do for an unmap of `request` that is done with everything below `next`; `nil` when it has to
-    /// wait for copies under way to end.
-    mutating func unmapStep(in request: IOVARange, from next: IOVA) -> UnmapStep? {
-        guard let entry = table.first(overlapping: IOVARange(first: next, last: request.last)) else { return .finished }
-        let mapping = entry.value
-        guard mapping.phase == .ready else { return .failed(.busy) }
-        guard request.contains(mapping.range) else { return .failed(.notFound) }
-        if mapping.pinCount > 0 {
-            mapping.isBlocked = true
-            return .pinned(mapping, accesses)
+    /// Goes on with an unmap for as long as nothing has to be waited for.
+    mutating func goOn(_ unmap: inout Unmap) -> UnmapStep {
+        if let drain = unmap.drain {
+            table.recycle(drain.retired)
+            unmap.drain = nil
         }
-        if mapping.copyCount > 0 {
-            mapping.isBlocked = true
-            return nil
+        while true {
+            if unmap.claims.isEmpty {
+                if let end = claim(for: &unmap) { return end }
+                guard areReadersQuiet else {
+                    let drain = beginDrain()
+                    unmap.drain = drain
+                    return .drain(drain)
+                }
+                table.recycleRetired()
+            }
+            if let step = removeClaimed(by: &unmap) { return step }
         }
-        if consumers.isEmpty {
-            table.remove(beginningAt: mapping.range.first)
-            return .removed(mapping)
+    }
+
+    /// Claims the next mappings: one, and those behind it which nothing speaks against now.
+    private func claim(for unmap: inout Unmap) -> UnmapStep? {
+        guard let next = unmap.next, next <= unmap.range.last else { return .finished }
+        for mapping in table.mappings(overlapping: IOVARange(first: next, last: unmap.range.last)) {
+            let isFirst = unmap.claims.isEmpty
+            let state = mapping.state
+            if state.isInTransition { return isFirst ? .failed(.busy) : nil }
+            if !unmap.range.contains(mapping.range) { return isFirst ? .failed(.notFound) : nil }
+            if state.pinCount > 0 && !isFirst { return nil }
+            unmap.claims.append(mapping.claim())
+            if state.pinCount > 0 || !consumers.isEmpty || unmap.claims.count == Self.unmapBatch { return nil }
         }
-        mapping.phase = .tearingDown
-        consumerWork += 1
-        return .tearDown(mapping, consumers)
+        return unmap.claims.isEmpty ? .finished : nil
+    }
+
+    /// Removes the claimed mappings, which readers have left, up to one that has pins or that consumers know of.
+    private mutating func removeClaimed(by unmap: inout Unmap) -> UnmapStep? {
+        var step: UnmapStep?
+        for claim in unmap.claims {
+            guard let mapping = table.mapping(like: claim) else { continue }
+            mapping.markDrained()
+            let state = mapping.state
+            if step != nil {
+                mapping.endClaim()
+            } else if state.isInTransition {
+                step = .failed(.busy)
+                mapping.endClaim()
+            } else if state.pinCount > 0 {
+                step = .ask(claim, accesses)
+            } else if !consumers.isEmpty {
+                mapping.beginTransition()
+                consumerWork += 1
+                step = .tearDown(mapping, consumers)
+            } else {
+                unmap.didRemove(claim.range, table.remove(mapping))
+            }
+        }
+        unmap.claims.removeAll(keepingCapacity: true)
+        if case .ask(let claim, _) = step { unmap.claims.append(claim) }
+        return step
+    }
+
+    /// Ends an unmap whose mapping keeps its pins: it stays blocked until a later unmap succeeds. Whether it is there.
+    func giveUp(_ claim: MappingClaim) -> Bool {
+        guard let mapping = table.mapping(like: claim) else { return false }
+        mapping.isStuck = true
+        mapping.endClaim()
+        return true
+    }
+
+    /// Whether the pins of a mapping are gone, or the mapping is.
+    func isFree(_ claim: MappingClaim) -> Bool {
+        table.mapping(like: claim).map { $0.state.pinCount == 0 } ?? true
+    }
+
+    /// Removes a mapping that the consumers have forgotten.
+    mutating func finishTearDown(_ mapping: Mapping) -> Backing {
+        consumerWork -= 1
+        return table.remove(mapping)
+    }
+}
+
+/// One unmap at work.
+struct Unmap {
+    let range: IOVARange
+    /// Everything below this is done; `nil` when everything is.
+    fileprivate(set) var next: IOVA?
+    /// The mappings it has blocked and is at work on.
+    fileprivate(set) var claims: [MappingClaim] = []
+    /// What it waited for last.
+    fileprivate var drain: Drain?
+    private(set) var byteCount: UInt64 = 0
+    private(set) var hasRemoved = false
+    private var backings: [Backing] = []
+
+    init(_ range: IOVARange) {
+        self.range = range
+        next = range.first
+    }
+
+    /// Mappings may come and go while an unmap is at work, so the sum may be beyond what the space holds.
+    mutating func didRemove(_ range: IOVARange, _ backing: Backing) {
+        let (sum, overflow) = byteCount.addingReportingOverflow(range.byteCount)
+        byteCount = overflow ? .max : sum
+        hasRemoved = true
+        next = range.last.successor
+        backings.append(backing)
+    }
+
+    /// Lets go of the memory of what was removed, with no lock held.
+    mutating func releaseBackings() {
+        for backing in backings { backing.release() }
+        backings.removeAll(keepingCapacity: true)
     }
 }

@@ -1,12 +1,12 @@
-/// The part of a transfer that is done at once.
-enum TransferStep: Sendable {
-    /// A copy between the caller's bytes and an object's; the mapping is not removed before its end is reported.
-    case copy(Mapping, MemoryObject, offset: Int, byteCount: Int)
-    /// A message to the peer, under the peer's address.
+/// What a transfer does inside and after one section.
+private enum TransferStep {
+    /// So many bytes were copied.
+    case copied(Int)
+    /// A message to the peer has to transfer them, under the peer's address.
     case message(any RemoteMemory, IOVA, byteCount: Int)
 
-    /// How many bytes are copied before an unmap is let in between.
-    static let maximumCopy = 1 << 20
+    /// How many bytes are copied in one section, for which an unmap may have to wait.
+    static let maximumCopy = 64 << 10
     /// How many bytes remote memory is asked to transfer before it is asked again whether the access is still attached:
     /// an attachment that ends, as in a reset, does not wait for messages, and ends them here.
     static let maximumMessage = 64 << 10
@@ -15,24 +15,21 @@ enum TransferStep: Sendable {
 extension DMAAccess {
     /// Copies a range of memory, any bytes of any mappings, to the buffer, which has the size of the range.
     ///
-    /// Not atomic: bytes below the one that an error is about have been transferred. Needs neither pins nor a callback.
-    /// Remote memory is read by messages, with no lock held.
+    /// Not atomic: bytes below the one that an error is about have been transferred. Needs neither pins nor a callback,
+    /// and takes no lock. Remote memory is read by messages.
     ///
     /// - Throws: `EINVAL` for a buffer of another size; `ENOENT` when the access is not attached, or no longer to where
-    ///   the transfer began, or an address is not mapped; `EINVAL` for a mapping that an unmap has closed; `EPERM` for one that cannot be read; and what remote
-    ///   memory answers.
+    ///   the transfer began, or an address is not mapped; `EINVAL` for a mapping that an unmap has closed; `EPERM` for one
+    ///   that cannot be read; and what remote memory answers.
     public func read(_ range: IOVARange, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) {
         guard UInt64(buffer.count) == range.byteCount else { throw .invalid }
-        try transfer(at: range.first, byteCount: buffer.count, rights: .read) { (step, done) throws(DMAError) in
-            // The step has at most as many bytes as are left of the buffer, and lies within its object.
-            switch step {
-            case .copy(_, let object, let offset, let count):
-                let part = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + count])
-                unsafe part.copyMemory(from: UnsafeRawBufferPointer(object.slice(at: offset, count: count)))
-            case .message(let memory, let iova, let count):
-                let part = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + count])
-                unsafe try memory.read(at: iova, into: part)
-            }
+        unsafe try transfer(at: range.first, byteCount: buffer.count, rights: .read) { (done, memory) in
+            // A step has at most as many bytes as are left of the buffer.
+            let part = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + memory.count])
+            unsafe part.copyMemory(from: UnsafeRawBufferPointer(memory))
+        } message: { (done, memory, iova, count) throws(DMAError) in
+            let part = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + count])
+            unsafe try memory.read(at: iova, into: part)
         }
     }
 
@@ -45,36 +42,78 @@ extension DMAAccess {
     ///   written; and what remote memory answers.
     public func write(_ bytes: UnsafeRawBufferPointer, to iova: IOVA) throws(DMAError) {
         let range = try IOVARange(first: iova, byteCount: UInt64(bytes.count))
-        try transfer(at: range.first, byteCount: bytes.count, rights: .write) { (step, done) throws(DMAError) in
-            switch step {
-            case .copy(_, let object, let offset, let count):
-                let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[done..<done + count])
-                unsafe object.slice(at: offset, count: count).copyMemory(from: part)
-            case .message(let memory, let iova, let count):
-                unsafe try memory.write(UnsafeRawBufferPointer(rebasing: bytes[done..<done + count]), at: iova)
+        unsafe try transfer(at: range.first, byteCount: bytes.count, rights: .write) { (done, memory) in
+            unsafe memory.copyMemory(
+                from: UnsafeRawBufferPointer(rebasing: bytes[done..<done + memory.count]))
+        } message: { (done, memory, iova, count) throws(DMAError) in
+            unsafe try memory.write(UnsafeRawBufferPointer(rebasing: bytes[done..<done + count]), at: iova)
+        }
+    }
+
+    /// Calls `body` with the memory of a range where it is, in the order of addresses, without copying or pinning it.
+    ///
+    /// For a few bytes at a time, such as a ring's index or a descriptor. Unmaps wait while `body` runs: it must be
+    /// short, must not wait for anything, and must not change an address space. The memory must not be used afterwards,
+    /// nor written to without write rights. Takes no lock.
+    ///
+    /// - Parameter body: called once for each mapping that the range touches.
+    /// - Throws: as `read` and `write`, and `EINVAL` for remote memory. Mappings below the one that an error is about
+    ///   have been visited.
+    public func withMemory(
+        _ range: IOVARange, rights: AccessRights, _ body: (UnsafeMutableRawBufferPointer) -> Void
+    ) throws(DMAError) {
+        guard !rights.isEmpty else { throw .invalid }
+        try inSection { (_, translation) throws(DMAError) in
+            var next: IOVA? = range.first
+            while let first = next, first <= range.last {
+                let mapping = try translation.find(first, for: rights)
+                guard !mapping.isRemote else { throw .invalid }
+                let part = IOVARange(first: first, last: min(mapping.range.last, range.last))
+                unsafe body(mapping.bytes(of: part))
+                if rights.contains(.write) { translation.noteWrite(to: part) }
+                next = part.last.successor
             }
         }
     }
 
-    /// Calls `body` with the steps of a transfer and the number of bytes before each. The end does not overflow: the
-    /// caller has made a range of it.
+    /// Goes through a range in steps of one section each. The end does not overflow: the caller has made a range of it.
+    ///
+    /// - Parameters:
+    ///   - copy: transfers what follows the first `done` bytes to or from memory of this process.
+    ///   - message: the same with memory that is reached by messages, outside of any section.
+    @inline(__always)
     private func transfer(
         at first: IOVA, byteCount: Int, rights: AccessRights,
-        _ body: (TransferStep, _ done: Int) throws(DMAError) -> Void
+        copy: (_ done: Int, UnsafeMutableRawBufferPointer) -> Void,
+        message: (_ done: Int, any RemoteMemory, IOVA, _ byteCount: Int) throws(DMAError) -> Void
     ) throws(DMAError) {
         var done = 0
-        var begun: IOAddressSpace?
+        var begun: Translation?
         while done < byteCount {
-            let iova = try first.advanced(by: UInt64(done))
-            let (step, space) = try beginTransfer(at: iova, upTo: byteCount - done, rights: rights, in: begun)
-            begun = space
+            let iova = IOVA(first.rawValue + UInt64(done))
+            let step = try inSection { (_, translation) throws(DMAError) -> TransferStep in
+                // A transfer does not follow its access to another address space.
+                guard begun == nil || begun == translation else { throw .notFound }
+                begun = translation
+                let mapping = try translation.find(iova, for: rights)
+                let rest = mapping.range.last.rawValue - iova.rawValue
+                let available = rest < UInt64(byteCount - done) ? Int(rest) + 1 : byteCount - done
+                if mapping.isRemote, case .remote(let link, let shift) = mapping.backing {
+                    return .message(
+                        link.memory, IOVA(iova.rawValue &+ shift),
+                        byteCount: min(available, TransferStep.maximumMessage))
+                }
+                let count = min(available, TransferStep.maximumCopy)
+                let part = IOVARange(first: iova, last: IOVA(iova.rawValue + UInt64(count - 1)))
+                unsafe copy(done, mapping.bytes(of: part))
+                if rights.contains(.write) { translation.noteWrite(to: part) }
+                return .copied(count)
+            }
             switch step {
-            case .copy(let mapping, _, _, let count):
-                defer { endCopy(mapping, in: space) }
-                try body(step, done)
+            case .copied(let count):
                 done += count
-            case .message(_, _, let count):
-                try body(step, done)
+            case .message(let memory, let iova, let count):
+                try message(done, memory, iova, count)
                 done += count
             }
         }

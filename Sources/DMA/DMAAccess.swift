@@ -1,5 +1,6 @@
 import Glibc
 import LinuxHost
+import Synchronization
 
 /// What a device holds to reach memory: its attachment to an address space, and its way of being told to let go.
 ///
@@ -37,21 +38,21 @@ public final class DMAAccess: Sendable {
         var attachment = Attachment.detached
         /// Set when destruction begins: from then on only it calls back.
         var isDestroyed = false
-        var pinCount = 0
-        /// Copies under way, which an attachment outlives.
-        var copyCount = 0
         /// The threads that callbacks run on, one entry for each.
         var callbackThreads: [pthread_t] = []
-
-        var isChanging: Bool {
-            if case .changing = attachment { true } else { false }
-        }
     }
 
     /// Whether it may pin, and so asks its address space for mappings of whole pages.
     public let needsPin: Bool
     private let onUnmap: (@Sendable (IOVARange) -> Void)?
+    let mayPin: Bool
     private let state = Monitor(State())
+    /// The threads that use it.
+    let readers = Readers()
+    /// Where those find the mappings, a `Translation`; zero while it is closed: detached, changing or destroyed.
+    private let translation = Atomic<UInt>(0)
+    /// Somebody waits for the pins to go.
+    private let isClosing = Atomic<Bool>(false)
 
     /// An access that is attached to nothing.
     ///
@@ -60,6 +61,7 @@ public final class DMAAccess: Sendable {
     public init(needsPin: Bool, onUnmap: (@Sendable (IOVARange) -> Void)?) {
         self.needsPin = needsPin
         self.onUnmap = onUnmap
+        mayPin = needsPin && onUnmap != nil
     }
 
     /// Attaches to an address space, which keeps the access alive until it is detached.
@@ -76,6 +78,7 @@ public final class DMAAccess: Sendable {
             }
             try space.add(self)
             state.attachment = .attached(to: space)
+            open(to: space)
         }
     }
 
@@ -90,6 +93,7 @@ public final class DMAAccess: Sendable {
             guard old !== space else { return nil }
             try space.add(self)
             state.attachment = .changing(from: old, to: space)
+            close()
             return old
         }
         guard let old else { return }
@@ -104,6 +108,7 @@ public final class DMAAccess: Sendable {
         let old = try state.withLock { (state) throws(DMAError) -> IOAddressSpace in
             guard case .attached(let old) = state.attachment else { throw .invalid }
             state.attachment = .changing(from: old, to: nil)
+            close()
             return old
         }
         try finishChange(from: old, to: nil)
@@ -125,6 +130,7 @@ public final class DMAAccess: Sendable {
             state.isDestroyed = true
             guard case .attached(let old) = state.attachment else { return .some(nil) }
             state.attachment = .changing(from: old, to: nil)
+            close()
             return old
         }
         if let old {
@@ -143,17 +149,32 @@ public final class DMAAccess: Sendable {
             if isFree {
                 old.remove(self)
                 state.attachment = new.map { .attached(to: $0) } ?? .detached
+                if let new { open(to: new) }
             } else {
                 new?.remove(self)
                 state.attachment = .attached(to: old)
+                open(to: old)
             }
         }
         if !isFree { throw .deadlock }
     }
 
-    /// Tells the device to let go of everything, in rounds as an unmap does, at least once; then waits for copies under
-    /// way to end. Whether no pin is left.
+    /// Closes it to new pins and transfers. With the lock held.
+    private func close() {
+        isClosing.store(true, ordering: .sequentiallyConsistent)
+        translation.store(0, ordering: .sequentiallyConsistent)
+    }
+
+    /// Lets pins and transfers begin, in a space that has the access in its list. With the lock held.
+    private func open(to space: IOAddressSpace) {
+        translation.store(space.translation.bits, ordering: .sequentiallyConsistent)
+        isClosing.store(false, ordering: .sequentiallyConsistent)
+    }
+
+    /// Once it is closed: waits for the transfers under way to end and tells the device to let go of everything, in
+    /// rounds as an unmap does, at least once. Whether no pin is left; then no thread is about to return one either.
     private func letGo(of space: IOAddressSpace) -> Bool {
+        readers.drain()
         let configuration = space.configuration
         var round = 0
         var isFree = false
@@ -161,9 +182,9 @@ public final class DMAAccess: Sendable {
             callBack(.everything) { _ in true }
             round += 1
             let end = MonotonicInstant.after(configuration.roundWait)
-            isFree = state.wait(until: end) { $0.pinCount == 0 ? () : nil } != nil
+            isFree = state.wait(until: end) { _ in readers.pinCount == 0 ? () : nil } != nil
         } while !isFree && round < configuration.unmapRounds
-        if isFree { state.wait { $0.copyCount == 0 ? () : nil } }
+        if isFree { readers.drain() }
         return isFree
     }
 
@@ -187,62 +208,35 @@ public final class DMAAccess: Sendable {
             if let index = state.callbackThreads.lastIndex(of: thread) { state.callbackThreads.remove(at: index) }
         }
     }
-
-    /// Holds a range of memory in place: until it is unpinned, its mappings are not removed.
-    ///
-    /// All or nothing. A pin counts on each mapping it touches; the same range may be pinned several times.
-    ///
-    /// - Throws: the first that applies of `EINVAL` for no rights, or an access that was not made to pin or has no
-    ///   callback; `ENOENT` when it is not attached; then, by ascending address, `ENOENT` for what is not mapped;
-    ///   `EINVAL` for a mapping that an unmap has closed, remote memory, or memory that is not made of whole pages but
-    ///   for the end of the range; `EPERM` for rights that the mapping does not have.
-    public func pin(_ range: IOVARange, rights: AccessRights) throws(DMAError) -> PinnedMemory {
-        guard needsPin, onUnmap != nil else { throw .invalid }
-        guard !rights.isEmpty else { throw .invalid }
-        let (pieces, space) = try state.withLock { (state) throws(DMAError) in
-            guard case .attached(let space) = state.attachment else { throw .notFound }
-            let pieces = try space.pin(range, rights: rights)
-            state.pinCount += 1
-            return (pieces, space)
-        }
-        return PinnedMemory(pieces, of: self, in: space)
-    }
-
-    func didUnpin() {
-        let mayWake = state.withLock { state in
-            state.pinCount -= 1
-            return state.pinCount == 0 && state.isChanging
-        }
-        if mayWake { state.update { _ in } }
-    }
 }
 
+// Use, inside a section
+
 extension DMAAccess {
-    /// What a transfer of up to `byteCount` bytes at `iova` reaches at once, and where it has to be reported finished if
-    /// it is a copy.
+    /// Runs `body` inside a section of this thread, with what finds the mappings.
     ///
-    /// - Parameter begun: where the steps before were done; a transfer does not follow its access to another space.
-    func beginTransfer(
-        at iova: IOVA, upTo byteCount: Int, rights: AccessRights, in begun: IOAddressSpace?
-    ) throws(DMAError) -> (TransferStep, IOAddressSpace) {
-        try state.withLock { (state) throws(DMAError) in
-            guard case .attached(let space) = state.attachment, begun == nil || begun === space else {
-                throw .notFound
-            }
-            let step = try space.state.withLock { (table) throws(DMAError) in
-                try table.beginTransfer(at: iova, upTo: byteCount, rights: rights)
-            }
-            if case .copy = step { state.copyCount += 1 }
-            return (step, space)
+    /// - Throws: `ENOENT` when the access is not attached.
+    @inline(__always)
+    func inSection<Result: ~Copyable>(
+        _ body: (borrowing Readers.Section, Translation) throws(DMAError) -> Result
+    ) throws(DMAError) -> Result {
+        let section = readers.enter()
+        guard let translation = Translation(bits: translation.load(ordering: .sequentiallyConsistent)) else {
+            readers.leave(section)
+            throw .notFound
+        }
+        do throws(DMAError) {
+            let result = try body(section, translation)
+            readers.leave(section)
+            return result
+        } catch {
+            readers.leave(section)
+            throw error
         }
     }
 
-    func endCopy(_ mapping: Mapping, in space: IOAddressSpace) {
-        space.wakeWaiters(if: space.state.withLock { $0.endCopy(mapping) })
-        let mayWake = state.withLock { state in
-            state.copyCount -= 1
-            return state.copyCount == 0 && state.isChanging
-        }
-        if mayWake { state.update { _ in } }
+    /// Wakes the thread that waits for the pins to go, if there is one. Inside the section in which a pin was returned.
+    func wakeIfClosing() {
+        if isClosing.load(ordering: .sequentiallyConsistent) { state.update { _ in } }
     }
 }

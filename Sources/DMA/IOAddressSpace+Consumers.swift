@@ -9,7 +9,7 @@ extension IOAddressSpace {
     /// A consumer is recognised by identity when it is an object and by equality when it is a `Hashable` value; any
     /// other stays attached for good.
     ///
-    /// - Throws: `EEXIST` when it is attached already; `EINVAL` for a granule above the page size or that is no power of
+    /// - Throws: `EEXIST` when it is attached already; `EOPNOTSUPP` while writes are tracked; `EINVAL` for a granule above the page size or that is no power of
     ///   two; `EADDRINUSE` when a mapping is less aligned than its granule, or a mapping or an allowed range lies
     ///   outside its aperture; and what it answers to a mapping. Nothing has changed then.
     public func attach(_ consumer: any MappingConsumer) throws(DMAError) {
@@ -17,11 +17,11 @@ extension IOAddressSpace {
         let (mappings, owner) = try whenConsumersSettle(exclusively: true) { (state) throws(DMAError) in
             let owner = try state.add(consumer, aperture: aperture, granule: granule)
             state.isChangingConsumers = true
-            return (state.table.entries(overlapping: .everything).map(\.value), owner)
+            return (state.table.mappings(overlapping: .everything).map(PushedMapping.init), owner)
         }
         for (index, mapping) in mappings.enumerated() {
             do throws(DMAError) {
-                try consumer.map(mapping.range, mapping.backing.published, rights: mapping.rights)
+                try consumer.map(mapping.range, mapping.backing, rights: mapping.rights)
             } catch {
                 for told in mappings[..<index].reversed() { consumer.unmap(told.range) }
                 state.update { state in
@@ -37,15 +37,28 @@ extension IOAddressSpace {
     /// Takes every mapping back from a consumer, and its claim on addresses and alignment. One that is not attached is
     /// ignored.
     public func detach(_ consumer: any MappingConsumer) {
-        let mappings: [Mapping]? = state.wait { state -> [Mapping]?? in
+        let ranges: [IOVARange]? = state.wait { state -> [IOVARange]?? in
             if state.isChangingConsumers || state.consumerWork > 0 { return nil }
             guard let owner = state.owner(of: consumer) else { return .some(nil) }
             state.removeConsumer(owner: owner)
             state.isChangingConsumers = true
-            return state.table.entries(overlapping: .everything).map(\.value)
+            return state.table.mappings(overlapping: .everything).map(\.range)
         }
-        guard let mappings else { return }
-        for mapping in mappings { consumer.unmap(mapping.range) }
+        guard let ranges else { return }
+        for range in ranges { consumer.unmap(range) }
         state.update { $0.isChangingConsumers = false }
+    }
+}
+
+/// A mapping as a consumer is told of it.
+private struct PushedMapping {
+    let range: IOVARange
+    let backing: MappingBacking
+    let rights: AccessRights
+
+    init(_ mapping: Mapping) {
+        range = mapping.range
+        backing = mapping.backing.published
+        rights = mapping.rights
     }
 }

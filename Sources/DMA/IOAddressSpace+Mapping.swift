@@ -72,34 +72,45 @@ extension IOAddressSpace {
 
     /// Enters the pieces and tells the consumers. Until those have agreed, the mappings only occupy their addresses.
     private func insert(_ pieces: [NewPiece], at iova: IOVA?, rights: AccessRights) throws(DMAError) -> IOVA {
-        let (mappings, consumers) = try whenConsumersSettle { (state) throws(DMAError) in
-            let mappings = try state.place(pieces, at: iova, rights: rights)
+        let (range, consumers, drain) = try whenConsumersSettle { (state) throws(DMAError) in
+            let range = try state.place(pieces, at: iova, rights: rights)
             if !state.consumers.isEmpty { state.consumerWork += 1 }
-            return (mappings, state.consumers)
+            return (range, state.consumers, state.sweep())
         }
-        if !consumers.isEmpty {
-            var told: [(any MappingConsumer, IOVARange)] = []
-            do throws(DMAError) {
-                for attached in consumers {
-                    for mapping in mappings {
-                        try attached.consumer.map(mapping.range, mapping.backing.published, rights: rights)
-                        told.append((attached.consumer, mapping.range))
-                    }
+        finish(drain)
+        if !consumers.isEmpty { try push(pieces, in: range, to: consumers, rights: rights) }
+        return range.first
+    }
+
+    private func push(
+        _ pieces: [NewPiece], in whole: IOVARange, to consumers: [AddressSpaceState.AttachedConsumer],
+        rights: AccessRights
+    ) throws(DMAError) {
+        var told: [(any MappingConsumer, IOVARange)] = []
+        do throws(DMAError) {
+            for attached in consumers {
+                var next = whole.first
+                for piece in pieces {
+                    let range = try IOVARange(first: next, byteCount: piece.byteCount)
+                    let backing = piece.backing(placedAt: next).published
+                    try attached.consumer.map(range, backing, rights: rights)
+                    told.append((attached.consumer, range))
+                    next = range.last.successor ?? next
                 }
-            } catch {
-                for (consumer, range) in told.reversed() { consumer.unmap(range) }
-                state.update { state in
-                    for mapping in mappings { state.table.remove(beginningAt: mapping.range.first) }
-                    state.consumerWork -= 1
-                }
-                throw error
             }
+        } catch {
+            for (consumer, range) in told.reversed() { consumer.unmap(range) }
+            // Its remote memory was never shown: it is for the caller to revoke.
             state.update { state in
-                for mapping in mappings { mapping.phase = .ready }
+                for mapping in Array(state.table.mappings(overlapping: whole)) { _ = state.table.remove(mapping) }
                 state.consumerWork -= 1
             }
+            throw error
         }
-        return mappings[0].range.first
+        state.update { state in
+            for mapping in state.table.mappings(overlapping: whole) { mapping.endTransition() }
+            state.consumerWork -= 1
+        }
     }
 
     /// Runs `body` under the lock at a moment when no consumer is being attached or detached; with `exclusively`, when

@@ -6,8 +6,8 @@ extension IOAddressSpace {
     /// carried out already can be told from a conflict by it.
     public func hasMapping(_ backing: MappingBacking, at range: IOVARange, rights: AccessRights) -> Bool {
         state.withLock { state in
-            guard let mapping = state.table.entry(at: range.first)?.value else { return false }
-            return mapping.range == range && mapping.rights == rights && !mapping.isBlocked
+            guard let mapping = state.table.mapping(at: range.first) else { return false }
+            return mapping.range == range && mapping.rights == rights && !mapping.state.isBlocked
                 && mapping.backing.isSame(as: backing)
         }
     }
@@ -17,7 +17,7 @@ extension IOAddressSpace {
     public func splitsMapping(_ range: IOVARange) -> Bool {
         state.withLock { state in
             for edge in [range.first, range.last] {
-                guard let mapping = state.table.entry(at: edge)?.value else { continue }
+                guard let mapping = state.table.mapping(at: edge) else { continue }
                 if mapping.range.first < range.first || mapping.range.last > range.last { return true }
             }
             return false

@@ -15,83 +15,53 @@ extension IOAddressSpace {
     ///   to pins and transfers, until a later unmap succeeds.
     @discardableResult
     public func unmap(_ range: IOVARange) throws(DMAError) -> UInt64 {
-        var removed = Removed()
+        var unmap = Unmap(range)
         var rounds = UnmapRounds()
-        var next: IOVA? = range.first
-        while let first = next, first <= range.last {
-            switch unmapStep(in: range, from: first) {
+        while true {
+            let step = state.wait { state in state.isChangingConsumers ? nil : state.goOn(&unmap) }
+            unmap.releaseBackings()
+            switch step {
             case .finished:
-                next = nil
+                if !unmap.hasRemoved && range != .everything { throw .notFound }
+                return unmap.byteCount
             case .failed(let error):
                 throw error
-            case .pinned(let mapping, let accesses):
-                try askToLetGo(of: mapping, accesses, &rounds)
-                next = mapping.range.first
+            case .drain(let drain):
+                drain.wait()
+            case .ask(let claim, let accesses):
+                try askToLetGo(of: claim, accesses, &rounds)
             case .tearDown(let mapping, let consumers):
-                tearDown(mapping, consumers)
-                removed.count(mapping)
-                next = mapping.range.last.successor
-            case .removed(let mapping):
-                mapping.backing.release()
-                removed.count(mapping)
-                next = mapping.range.last.successor
+                let range = mapping.range
+                for attached in consumers { attached.consumer.unmap(range) }
+                unmap.didRemove(range, state.update { $0.finishTearDown(mapping) })
             }
         }
-        if removed.isEmpty && range != .everything { throw .notFound }
-        return removed.byteCount
-    }
-
-    /// Waits for copies under way where it has to. Each step looks at the table anew: while callbacks ran, anything may
-    /// have happened.
-    private func unmapStep(in request: IOVARange, from next: IOVA) -> AddressSpaceState.UnmapStep {
-        state.wait { state in
-            state.isChangingConsumers ? nil : state.unmapStep(in: request, from: next)
-        }
-    }
-
-    private func tearDown(_ mapping: Mapping, _ consumers: [AddressSpaceState.AttachedConsumer]) {
-        for attached in consumers { attached.consumer.unmap(mapping.range) }
-        state.update { state in
-            state.table.remove(beginningAt: mapping.range.first)
-            state.consumerWork -= 1
-        }
-        mapping.backing.release()
     }
 
     /// One round: all accesses are told, with no lock held, and given time to release their pins.
     private func askToLetGo(
-        of mapping: Mapping, _ accesses: [DMAAccess], _ rounds: inout UnmapRounds
+        of claim: MappingClaim, _ accesses: [DMAAccess], _ rounds: inout UnmapRounds
     ) throws(DMAError) {
-        guard rounds.next(for: mapping) <= configuration.unmapRounds else { throw .deadlock }
-        for access in accesses { access.noticeUnmap(of: mapping.range, in: self) }
-        _ = state.wait(until: .after(configuration.roundWait)) { _ in mapping.pinCount == 0 ? () : nil }
+        guard rounds.next(for: claim) <= configuration.unmapRounds else {
+            if state.withLock({ $0.giveUp(claim) }) { throw .deadlock }
+            return
+        }
+        for access in accesses { access.noticeUnmap(of: claim.range, in: self) }
+        _ = state.wait(until: .after(configuration.roundWait)) { $0.isFree(claim) ? () : nil }
     }
 }
 
 /// The rounds that one unmap spent on the mapping it is at.
 private struct UnmapRounds {
-    private var mapping: Mapping?
+    private var claim: MappingClaim?
     private var count = 0
 
-    mutating func next(for mapping: Mapping) -> Int {
-        if self.mapping !== mapping {
-            self.mapping = mapping
+    mutating func next(for claim: MappingClaim) -> Int {
+        if self.claim.map(claim.isSame) != true {
+            self.claim = claim
             count = 0
         }
         count += 1
         return count
-    }
-}
-
-/// What one unmap removed.
-private struct Removed {
-    private(set) var byteCount: UInt64 = 0
-    private(set) var isEmpty = true
-
-    /// Mappings may come and go while an unmap is at work, so the sum may be beyond what the space holds.
-    mutating func count(_ mapping: Mapping) {
-        let (sum, overflow) = byteCount.addingReportingOverflow(mapping.range.byteCount)
-        byteCount = overflow ? .max : sum
-        isEmpty = false
     }
 }

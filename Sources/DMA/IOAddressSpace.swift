@@ -7,12 +7,12 @@ import LinuxHost
 /// afterwards. The semantics are those of Linux's iommufd (`IOMMU_IOAS_*`), including the error numbers and the order
 /// in which they are looked for.
 ///
-/// Threads: every method may be called on any thread at any time. Locks are taken in the order access, address space,
-/// and never two of a kind; neither is held while a callback, a consumer, remote memory or a copy of bytes runs.
-/// A caller of `unmap` must not hold a lock that a callback takes, and a callback must not change the address space that
-/// calls it.
+/// Threads: every method may be called on any thread at any time. Changes take a lock, accesses read without one. Locks
+/// are taken in the order access, address space, and never two of a kind; neither is held while a callback, a consumer,
+/// remote memory or a copy of bytes runs, nor while readers are waited for. A caller of `unmap` must not hold a lock that
+/// a callback takes, and a callback must not change the address space that calls it.
 ///
-/// Not implemented: dirty tracking, and splitting a mapping as VFIO's type 1 interface could.
+/// Not implemented: splitting a mapping as VFIO's type 1 interface could.
 public final class IOAddressSpace: Sendable {
     public struct Configuration: Sendable {
         /// The unit in which memory is pinned, a power of two.
@@ -32,23 +32,33 @@ public final class IOAddressSpace: Sendable {
 
     let configuration: Configuration
     let state: Monitor<AddressSpaceState>
+    /// What readers find the mappings by.
+    let translation: Translation
+    let dirtyLog: DirtyLog
 
     /// An address space without mappings.
     public init(_ configuration: Configuration = .init()) {
         let pageSize = configuration.pageSize
         precondition(pageSize > 0 && pageSize & (pageSize - 1) == 0, "a page size is a power of two")
         self.configuration = configuration
-        state = Monitor(AddressSpaceState(pageSize: pageSize, maximumMappings: configuration.maximumMappings))
+        dirtyLog = DirtyLog(pageSize: pageSize)
+        translation = Translation(pageSize: pageSize)
+        state = Monitor(
+            AddressSpaceState(
+                MappingTable(translation), pageSize: pageSize, maximumMappings: configuration.maximumMappings))
+        translation.bind(to: self)
     }
 
     deinit {
-        let (mappings, consumers) = state.withLock { state in
-            (state.table.entries(overlapping: .everything).map(\.value), state.consumers)
+        // No access is attached, or it would keep the address space alive: there are no readers.
+        let (ranges, consumers) = state.withLock { state in
+            (state.table.mappings(overlapping: .everything).map(\.range), state.consumers)
         }
-        for mapping in mappings {
-            for attached in consumers { attached.consumer.unmap(mapping.range) }
-            mapping.backing.release()
+        for range in ranges {
+            for attached in consumers { attached.consumer.unmap(range) }
         }
+        for backing in state.withLock({ $0.table.removeAll() }) { backing.release() }
+        translation.deallocate()
     }
 
     /// The ranges in which mappings may be, ascending: all addresses but the reserved ones. `IOMMU_IOAS_IOVA_RANGES`
@@ -60,7 +70,7 @@ public final class IOAddressSpace: Sendable {
 
     /// All mappings as they are now, ascending.
     public func mappings() -> [MappingSnapshot] {
-        state.withLock { $0.table.entries(overlapping: .everything).map(\.value.snapshot) }
+        state.withLock { $0.table.mappings(overlapping: .everything).map(\.snapshot) }
     }
 
     /// Keeps mappings out of a range until the reservation is released. Reservations may overlap each other.
@@ -89,9 +99,16 @@ public final class IOAddressSpace: Sendable {
         state.withLock { $0.remove(access) }
     }
 
-    /// Lets threads that wait for pins or copies to end look again, if there may be any.
-    func wakeWaiters(if mayBeNeeded: Bool) {
-        if mayBeNeeded { state.update { _ in } }
+    /// Lets threads that wait for pins to go look again.
+    func wakeWaiters() {
+        state.update { _ in }
+    }
+
+    /// Waits for the readers that are due, if any, and takes back what they held up.
+    func finish(_ drain: Drain?) {
+        guard let drain else { return }
+        drain.wait()
+        state.withLock { $0.table.recycle(drain.retired) }
     }
 }
 
@@ -130,8 +147,9 @@ extension IOAddressSpace: CustomStringConvertible {
                 "I/O address space: \(state.table.count) mappings, \(state.accesses.count) accesses, "
                     + "\(state.consumers.count) consumers, alignment \(state.alignment)"
             ]
-            for entry in state.table.entries(overlapping: .everything) {
-                lines.append("  \(entry.value.snapshot) \(entry.value.backing) \(entry.value.phase)")
+            for mapping in state.table.mappings(overlapping: .everything) {
+                let note = mapping.state.isInTransition ? " in transition" : ""
+                lines.append("  \(mapping.snapshot) \(mapping.backing)\(note)")
             }
             lines += state.reservedRanges.map { "  reserved \($0)" }
             lines += state.allowed.map { "  allowed \($0)" }

@@ -29,6 +29,11 @@ public struct IOVA: RawRepresentable, Hashable, Comparable, Sendable {
     public static func < (left: IOVA, right: IOVA) -> Bool {
         left.rawValue < right.rawValue
     }
+
+    /// The address after this one, `nil` at the top of the space.
+    var successor: IOVA? { rawValue == .max ? nil : IOVA(rawValue + 1) }
+    /// The address before this one, `nil` at the bottom of the space.
+    var predecessor: IOVA? { rawValue == 0 ? nil : IOVA(rawValue - 1) }
 }
 
 extension IOVA: CustomStringConvertible {

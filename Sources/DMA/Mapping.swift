@@ -1,40 +1,134 @@
+import Synchronization
+
 /// A range of addresses that a device may touch, and what stands behind it.
 ///
 /// It stays one unit from map to unmap: mappings never merge, and only a whole one can be removed. Counterpart of
 /// iommufd's `iopt_area`.
 ///
-/// The variables belong to the address space and are touched with its lock held; the rest never changes.
-final class Mapping: @unchecked Sendable {  // as said above
-    enum Phase {
-        /// Consumers are being told of it: it occupies its addresses and nothing else.
-        case settingUp
-        case ready
-        /// Consumers are forgetting it: as `settingUp`.
-        case tearingDown
+/// This is a reference to its record. It may be used with the lock of the address space held; inside a read section of
+/// an attached access; and while a pin counts on it.
+@safe
+struct Mapping {
+    let record: UnsafeMutablePointer<MappingRecord>
+
+    var range: IOVARange { unsafe record.pointee.range }
+    var rights: AccessRights { unsafe record.pointee.rights }
+    var grantableRights: AccessRights { unsafe record.pointee.grantableRights }
+    var state: MappingState { MappingState(bits: unsafe record.pointee.state.load(ordering: .sequentiallyConsistent)) }
+    var isRemote: Bool { unsafe record.pointee.host == nil }
+    /// The offset in the memory object; for remote memory what the peer's addresses are shifted by.
+    var offset: UInt64 { unsafe record.pointee.offset }
+
+    var backing: Backing {
+        let memory = unsafe record.pointee.memory.takeUnretainedValue()
+        if isRemote {
+            // A record without a host address was made of a link.
+            return .remote(unsafe unsafeDowncast(memory, to: RemoteLink.self), shift: offset)
+        }
+        return .file(unsafe unsafeDowncast(memory, to: MemoryObject.self), offset: offset)
     }
 
-    let range: IOVARange
-    let backing: Backing
-    let rights: AccessRights
-    /// What a copy may ask for: the rights of the map that introduced the memory.
-    let grantableRights: AccessRights
-    var phase: Phase
-    /// An unmap wants it gone: neither pins nor transfers may begin.
-    var isBlocked = false
-    var pinCount = 0
-    /// Copies under way that touch the bytes with no lock held.
-    var copyCount = 0
+    /// Whether both show the same memory object.
+    func hasSameMemory(as other: Mapping) -> Bool {
+        unsafe record.pointee.memory.toOpaque() == other.record.pointee.memory.toOpaque()
+    }
 
-    init(range: IOVARange, backing: Backing, rights: AccessRights, grantableRights: AccessRights, phase: Phase) {
-        self.range = range
-        self.backing = backing
-        self.rights = rights
-        self.grantableRights = grantableRights
-        self.phase = phase
+    /// The backing, whose reference the record gives up. No reader is in the mapping and none gets there any more.
+    func takeBacking() -> Backing {
+        let backing = backing
+        unsafe record.pointee.memory.release()
+        return backing
     }
 
     var snapshot: MappingSnapshot {
-        MappingSnapshot(range: range, rights: rights, pinCount: pinCount, isBlocked: isBlocked)
+        let state = state
+        return MappingSnapshot(range: range, rights: rights, pinCount: state.pinCount, isBlocked: state.isBlocked)
+    }
+
+    /// The bytes of a part of the mapping, which is not remote.
+    func bytes(of part: IOVARange) -> UnsafeMutableRawBufferPointer {
+        precondition(range.contains(part), "a part of a mapping lies within it")
+        let start = unsafe record.pointee.host?.advanced(by: Int(part.first.rawValue - range.first.rawValue))
+        return unsafe UnsafeMutableRawBufferPointer(start: start, count: Int(part.byteCount))
+    }
+}
+
+// What pinners do, inside a section
+
+extension Mapping {
+    /// Counts a pin, unless the mapping has been closed.
+    func count() throws(DMAError) {
+        let (before, _) = unsafe record.pointee.state.wrappingAdd(1, ordering: .sequentiallyConsistent)
+        let state = MappingState(bits: before)
+        guard state.isOpen else { throw state.refusal }
+    }
+
+    /// Takes a pin back; whether an unmap may be waiting for that.
+    func uncount() -> Bool {
+        let (_, after) = unsafe record.pointee.state.wrappingSubtract(1, ordering: .sequentiallyConsistent)
+        return MappingState(bits: after).isAwaited
+    }
+}
+
+// What the writer does, with the lock of the address space held
+
+extension Mapping {
+    /// Closes it to new pins and transfers.
+    private func block() { set(MappingState.blocked) }
+
+    func markDrained() { set(MappingState.drained) }
+
+    func beginTransition() { set(MappingState.inTransition) }
+
+    func endTransition() { clear(MappingState.inTransition) }
+
+    var isStuck: Bool {
+        get { unsafe record.pointee.isStuck }
+        nonmutating set { unsafe record.pointee.isStuck = newValue }
+    }
+
+    /// Blocks it for one unmap.
+    func claim() -> MappingClaim {
+        block()
+        unsafe record.pointee.claimCount += 1
+        return MappingClaim(of: self)
+    }
+
+    /// Ends the work of one unmap, and opens the mapping again when no other is at work and none has given up on it.
+    func endClaim() {
+        unsafe record.pointee.claimCount -= 1
+        if unsafe record.pointee.claimCount == 0 && !isStuck { clear(MappingState.blocked | MappingState.drained) }
+    }
+
+    private func set(_ flag: UInt64) {
+        unsafe record.pointee.state.bitwiseOr(flag, ordering: .sequentiallyConsistent)
+    }
+
+    private func clear(_ flags: UInt64) {
+        unsafe record.pointee.state.bitwiseAnd(~flags, ordering: .sequentiallyConsistent)
+    }
+}
+
+/// What an unmap remembers of a mapping that it is at work on while the lock is free: the mapping may be gone when it
+/// comes back, and another one be in its place.
+@safe
+struct MappingClaim {
+    let range: IOVARange
+    private let record: UnsafeMutablePointer<MappingRecord>
+    private let generation: UInt64
+
+    fileprivate init(of mapping: Mapping) {
+        range = mapping.range
+        unsafe record = mapping.record
+        generation = unsafe mapping.record.pointee.generation
+    }
+
+    func isOn(_ mapping: Mapping) -> Bool {
+        unsafe record == mapping.record && generation == mapping.record.pointee.generation
+    }
+
+    func isSame(as other: MappingClaim) -> Bool {
+        unsafe record == other.record && generation == other.generation
     }
 }
 

@@ -1,20 +1,27 @@
-import LinuxHost
-
 /// Memory that stays where it is, mapped and reachable, until it is released.
 ///
 /// It may be used and released on any thread, after its access was told to let go as well as before. Every pin is an
 /// obligation: dropping one without `unpin()` traps, because the mapping could never be removed again. Counterpart of
 /// `iommufd_access_pin_pages`.
-public struct PinnedMemory: ~Copyable, Sendable {
-    private let pieces: [PinnedPiece]
-    private let access: DMAAccess
-    private let space: IOAddressSpace
+@safe
+public struct PinnedMemory: ~Copyable, @unchecked Sendable {  // What it refers to stays as it is while the pin counts.
+    private let first: PinnedPiece
+    private let others: [PinnedPiece]
+    private let rights: AccessRights
+    // An access is not let go of its address space, nor is that freed, as long as a pin counts on it.
+    private let access: Unmanaged<DMAAccess>
+    private let translation: Translation
     private var isReleased = false
 
-    init(_ pieces: [PinnedPiece], of access: DMAAccess, in space: IOAddressSpace) {
-        self.pieces = pieces
-        self.access = access
-        self.space = space
+    init(
+        _ first: PinnedPiece, _ others: [PinnedPiece], rights: AccessRights, of access: DMAAccess,
+        in translation: Translation
+    ) {
+        self.first = first
+        self.others = others
+        self.rights = rights
+        unsafe self.access = Unmanaged.passUnretained(access)
+        self.translation = translation
     }
 
     deinit {
@@ -22,61 +29,58 @@ public struct PinnedMemory: ~Copyable, Sendable {
     }
 
     /// The number of pinned bytes.
-    public var byteCount: Int { pieces.reduce(0) { $0 + $1.byteCount } }
+    public var byteCount: Int { others.reduce(first.byteCount) { $0 + $1.byteCount } }
 
     /// How many segments `forEachSegment` has.
     public var segmentCount: Int {
         var count = 0
-        forEachRun { _, _, _ in count += 1 }
+        unsafe forEachSegment { _ in count += 1 }
         return count
     }
 
     /// Calls `body` with the memory in the order of its addresses, each time with as much as is contiguous in this
     /// process. The buffers are valid until `unpin`; those of a pin without write rights must not be written to.
     public func forEachSegment(_ body: (UnsafeMutableRawBufferPointer) -> Void) {
-        // The pieces keep their objects alive, and each lies within its object.
-        forEachRun { object, offset, byteCount in unsafe body(object.slice(at: offset, count: byteCount)) }
+        var segment = unsafe first.bytes
+        for piece in others {
+            let next = unsafe piece.bytes
+            if let end = unsafe segment.baseAddress?.advanced(by: segment.count), unsafe end == next.baseAddress,
+                piece.mapping.hasSameMemory(as: first.mapping)
+            {
+                unsafe segment = UnsafeMutableRawBufferPointer(
+                    start: segment.baseAddress, count: segment.count + next.count)
+            } else {
+                unsafe body(segment)
+                unsafe segment = next
+            }
+        }
+        unsafe body(segment)
+    }
+
+    /// Tells whoever tracks writes that the memory has been written to; unpinning does so as well. For pins that are kept
+    /// while their device goes on writing, before it tells anybody that it has written.
+    public func noteWrite() {
+        guard rights.contains(.write) else { return }
+        translation.noteWrite(to: first.range)
+        for piece in others { translation.noteWrite(to: piece.range) }
     }
 
     /// Lets go. Never waits for an unmap; legal inside the unmap callback.
     public consuming func unpin() {
         isReleased = true
-        space.unpin(pieces)
-        access.didUnpin()
-    }
-
-    /// Calls `body` with the pieces, joining those that follow each other in one object.
-    private func forEachRun(_ body: (_ object: MemoryObject, _ offset: Int, _ byteCount: Int) -> Void) {
-        var index = 0
-        while index < pieces.count {
-            let piece = pieces[index]
-            var byteCount = piece.byteCount
-            index += 1
-            while index < pieces.count, pieces[index].object === piece.object,
-                pieces[index].offset == piece.offset + byteCount
-            {
-                byteCount += pieces[index].byteCount
-                index += 1
-            }
-            body(piece.object, piece.offset, byteCount)
+        unsafe access._withUnsafeGuaranteedRef {
+            $0.unpin(first, others, rights: rights, in: translation)
         }
     }
 }
 
-/// The part of a pin that lies in one mapping.
-struct PinnedPiece: Sendable {
+/// The part of a pin that lies in one mapping, which does not go as long as it is counted there.
+struct PinnedPiece {
     let mapping: Mapping
-    let object: MemoryObject
-    let offset: Int
-    let byteCount: Int
-}
+    let range: IOVARange
 
-extension IOAddressSpace {
-    func pin(_ range: IOVARange, rights: AccessRights) throws(DMAError) -> [PinnedPiece] {
-        try state.withLock { (state) throws(DMAError) in try state.pin(range, rights: rights) }
-    }
+    /// Memory of this process has no more bytes than `Int` counts.
+    var byteCount: Int { Int(range.byteCount) }
 
-    func unpin(_ pieces: [PinnedPiece]) {
-        wakeWaiters(if: state.withLock { $0.unpin(pieces) })
-    }
+    var bytes: UnsafeMutableRawBufferPointer { unsafe mapping.bytes(of: range) }
 }

@@ -1,0 +1,62 @@
+import LinuxHost
+
+/// Which pages devices write to, for whoever copies the memory while they run.
+///
+/// A write through `write` or `withMemory` is noted when it is done, that of a pin with write rights when it is unpinned
+/// and with `PinnedMemory.noteWrite()`; whoever stops its devices and then reads the log has all of them. Memory that
+/// is reached by messages counts as well, though its owner does the writing. What was written stays in the log though its
+/// mapping goes.
+extension IOAddressSpace {
+    /// Begins to note writes, with none noted so far. `IOMMU_HWPT_SET_DIRTY_TRACKING`
+    ///
+    /// - Throws: `EOPNOTSUPP` while a consumer is attached, whose writes nobody would note.
+    public func startDirtyTracking() throws(DMAError) {
+        try state.withLock { (state) throws(DMAError) in
+            guard state.consumers.isEmpty else { throw .notSupported }
+            dirtyLog.clear()
+            setTracking(true, &state)
+        }
+    }
+
+    /// Notes no more writes, and forgets those that were noted.
+    public func stopDirtyTracking() {
+        state.withLock { state in
+            setTracking(false, &state)
+            dirtyLog.clear()
+        }
+    }
+
+    /// Sets a bit for every `pageSize` bytes of a range that were written to since they were last asked for: bit 0 of the
+    /// first byte of the bitmap for the first of them, and so on. No bit is cleared. `IOMMU_HWPT_GET_DIRTY_BITMAP`
+    ///
+    /// Writes are noted in units of the configuration's page size: one that has bytes in the range sets all the bits it
+    /// covers there.
+    ///
+    /// - Parameter clearing: whether to forget what is reported. A unit that lies only partly in the range is reported
+    ///   and not forgotten.
+    /// - Throws: `EINVAL` when tracking is off, for a page size of zero, for a range whose edges are no multiples of the
+    ///   page size and of `alignment`, and for a bitmap with fewer bits than pages.
+    public func readDirty(
+        _ range: IOVARange, pageSize: UInt64, into bitmap: UnsafeMutableRawBufferPointer, clearing: Bool = true
+    ) throws(DMAError) {
+        try state.withLock { (state) throws(DMAError) in
+            guard state.tracksWrites, pageSize > 0 else { throw .invalid }
+            // The end may be 2^64, of which nothing that is not a power of two is a divisor.
+            for unit in [pageSize, state.alignment] {
+                guard range.first.rawValue % unit == 0, range.last.rawValue % unit == unit - 1 else { throw .invalid }
+            }
+            let lastBit = (range.last.rawValue - range.first.rawValue) / pageSize
+            guard lastBit / 8 < UInt64(bitmap.count) else { throw .invalid }
+        }
+        dirtyLog.visit(range, clearing: clearing) { written in
+            let first = (written.first.rawValue - range.first.rawValue) / pageSize
+            let last = (written.last.rawValue - range.first.rawValue) / pageSize
+            for bit in first...last { unsafe bitmap[Int(bit / 8)] |= 1 << UInt8(bit % 8) }
+        }
+    }
+
+    private func setTracking(_ isOn: Bool, _ state: inout AddressSpaceState) {
+        state.tracksWrites = isOn
+        translation.tracksWrites = isOn
+    }
+}
