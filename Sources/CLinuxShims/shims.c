@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "CLinuxShims.h"
 
+_Thread_local uint32_t shim_thread_number __attribute__((tls_model("initial-exec")));
+
 int shim_accept(int socket) { return accept4(socket, NULL, NULL, SOCK_CLOEXEC); }
 ssize_t shim_read_without_waiting(int descriptor, void *bytes, size_t count)
 {

@@ -193,4 +193,14 @@ static inline int shim_condition_initialize(pthread_cond_t *condition)
     return status;
 }
 
+// The number that ThreadNumber has given to the calling thread, plus one; zero when it has none. A variable of the thread
+// at a fixed place, so that reading it is one load in whatever it is inlined into.
+static inline uint32_t *shim_thread_number_place(void)
+{
+    extern _Thread_local uint32_t shim_thread_number __attribute__((tls_model("initial-exec")));
+    return &shim_thread_number;
+}
+static inline uint32_t shim_thread_number_plus_one(void) { return *shim_thread_number_place(); }
+static inline void shim_set_thread_number_plus_one(uint32_t number) { *shim_thread_number_place() = number; }
+
 #endif
