@@ -64,6 +64,16 @@ import Testing
         #expect(checker.reports.count == 1)
     }
 
+    @Test func `nothing is left of a recording, nor of the threads that it watched`() throws {
+        weak var left: LockChecker?
+        do {
+            let checker = LockChecker()
+            left = checker
+            try checker.record { try onThread("watched") { LockChecker.acquire(LockClass("a lock never given back")) } }
+        }
+        #expect(left == nil)
+    }
+
     @Test func `without the variable nothing is watched, and nothing that it would need is made`() async {
         let result = await #expect(processExitsWith: .success, observing: [\.standardErrorContent]) {
             unsafe unsetenv("OUTBOARD_LOCK_CHECKER")
