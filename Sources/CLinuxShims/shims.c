@@ -2,6 +2,7 @@
 #include "CLinuxShims.h"
 
 _Thread_local uint32_t shim_thread_number __attribute__((tls_model("initial-exec")));
+uint8_t shim_lock_checker_switch_value;
 
 int shim_accept(int socket) { return accept4(socket, NULL, NULL, SOCK_CLOEXEC); }
 ssize_t shim_read_without_waiting(int descriptor, void *bytes, size_t count)
@@ -17,4 +18,5 @@ int shim_fallocate(int descriptor, int mode, off_t offset, off_t byte_count)
     return fallocate(descriptor, mode, offset, byte_count);
 }
 int shim_set_thread_name(const char *name) { return pthread_setname_np(pthread_self(), name); }
+int shim_get_thread_name(char *name) { return pthread_getname_np(pthread_self(), name, SHIM_THREAD_NAME_SIZE); }
 const char *shim_error_text(int number) { return strerrordesc_np(number); }

@@ -4,15 +4,21 @@ import Glibc
 /// A value that threads share under a lock, and a way to wait for it to change.
 ///
 /// Built on a POSIX mutex and a condition variable on the monotonic clock, which thread checkers understand. Not
-/// recursive: taking it again on the thread that holds it deadlocks.
+/// recursive: taking it again on the thread that holds it deadlocks. The lock checker watches it.
 @safe
 public final class Monitor<State>: @unchecked Sendable {  // `state` is touched only with `mutex` held.
     private let mutex: UnsafeMutablePointer<pthread_mutex_t>
     private let condition: UnsafeMutablePointer<pthread_cond_t>
+    private let lockClass: LockClass
     private var state: State
 
-    public init(_ state: State) {
+    /// - Parameter lockClass: what the lock checker takes it for; when there is none, all monitors that are created at
+    ///   the place of the call are of one class.
+    public init(
+        _ state: State, as lockClass: LockClass? = nil, file: StaticString = #fileID, line: UInt32 = #line
+    ) {
         self.state = state
+        self.lockClass = lockClass ?? LockClass(.lock, madeAt: SourcePlace(file: file, line: line))
         unsafe mutex = .allocate(capacity: 1)
         unsafe condition = .allocate(capacity: 1)
         let mutexStatus = unsafe pthread_mutex_init(mutex, nil)
@@ -29,44 +35,90 @@ public final class Monitor<State>: @unchecked Sendable {  // `state` is touched 
 
     /// Runs `body` with the lock held. Waiting threads are not woken.
     public func withLock<Result, Failure: Error>(
-        _ body: (inout State) throws(Failure) -> Result
+        file: StaticString = #fileID, line: UInt32 = #line, _ body: (inout State) throws(Failure) -> Result
     ) throws(Failure) -> Result {
+        let isWatched = LockChecker.isOn && tellsTaking(file, line)
         unsafe pthread_mutex_lock(mutex)
-        defer { unsafe pthread_mutex_unlock(mutex) }
+        defer {
+            unsafe pthread_mutex_unlock(mutex)
+            if isWatched { tellRelease() }
+        }
         return try body(&state)
     }
 
     /// Runs `body` with the lock held, then wakes every waiting thread to look at the state again.
     public func update<Result, Failure: Error>(
-        _ body: (inout State) throws(Failure) -> Result
+        file: StaticString = #fileID, line: UInt32 = #line, _ body: (inout State) throws(Failure) -> Result
     ) throws(Failure) -> Result {
+        let isWatched = LockChecker.isOn && tellsTaking(file, line)
         unsafe pthread_mutex_lock(mutex)
         defer {
             unsafe pthread_cond_broadcast(condition)
             unsafe pthread_mutex_unlock(mutex)
+            if isWatched { tellRelease() }
         }
         return try body(&state)
     }
 
     /// Waits until `body`, run with the lock held, returns a value. It is run at once and after every `update`.
-    public func wait<Result>(_ body: (inout State) -> Result?) -> Result {
+    public func wait<Result>(
+        file: StaticString = #fileID, line: UInt32 = #line, _ body: (inout State) -> Result?
+    ) -> Result {
+        let isWatched = LockChecker.isOn && tellsWaiting(file, line)
         unsafe pthread_mutex_lock(mutex)
-        defer { unsafe pthread_mutex_unlock(mutex) }
+        defer {
+            unsafe pthread_mutex_unlock(mutex)
+            if isWatched { tellRelease() }
+        }
         while true {
             if let result = body(&state) { return result }
+            if isWatched { tellTakingAgain(file, line) }
             unsafe pthread_cond_wait(condition, mutex)
         }
     }
 
     /// As `wait(_:)`, but returns `nil` when `deadline` passes first; `body` has then been run once after it.
-    public func wait<Result>(until deadline: MonotonicInstant, _ body: (inout State) -> Result?) -> Result? {
+    public func wait<Result>(
+        until deadline: MonotonicInstant, file: StaticString = #fileID, line: UInt32 = #line,
+        _ body: (inout State) -> Result?
+    ) -> Result? {
+        let isWatched = LockChecker.isOn && tellsWaiting(file, line)
         unsafe pthread_mutex_lock(mutex)
-        defer { unsafe pthread_mutex_unlock(mutex) }
+        defer {
+            unsafe pthread_mutex_unlock(mutex)
+            if isWatched { tellRelease() }
+        }
         var time = deadline.timespec
         while true {
             if let result = body(&state) { return result }
+            if isWatched { tellTakingAgain(file, line) }
             if unsafe pthread_cond_timedwait(condition, mutex, &time) == ETIMEDOUT { return body(&state) }
         }
+    }
+
+    /// Tells the lock checker that the lock is about to be taken. Whether it has to be told of the release.
+    @inline(never)
+    private func tellsTaking(_ file: StaticString, _ line: UInt32) -> Bool {
+        LockChecker.begin(lockClass, ObjectIdentifier(self), .exclusive, SourcePlace(file: file, line: line))
+    }
+
+    @inline(never)
+    private func tellsWaiting(_ file: StaticString, _ line: UInt32) -> Bool {
+        LockChecker.waits(file: file, line: line)
+        return tellsTaking(file, line)
+    }
+
+    @inline(never)
+    private func tellRelease() {
+        LockChecker.end(lockClass, ObjectIdentifier(self))
+    }
+
+    /// Tells the lock checker that the lock is given back for the time of a wait and taken again: by now the thread may
+    /// hold what it did not when it took it first. Before the wait, which may be the one that never ends.
+    @inline(never)
+    private func tellTakingAgain(_ file: StaticString, _ line: UInt32) {
+        tellRelease()
+        _ = tellsTaking(file, line)
     }
 }
 

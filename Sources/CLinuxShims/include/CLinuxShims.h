@@ -151,6 +151,9 @@ int shim_get_seals(int descriptor);
 int shim_add_seals(int descriptor, int seals);
 int shim_fallocate(int descriptor, int mode, off_t offset, off_t byte_count);
 int shim_set_thread_name(const char *name);
+// The calling thread's name, at most 15 bytes and a NUL.
+enum { SHIM_THREAD_NAME_SIZE = 16 };
+int shim_get_thread_name(char *name);
 
 // ioctl(2) is variadic. BLKDISCARD and BLKZEROOUT take a range of two 64-bit numbers: offset and length in bytes.
 static inline int shim_block_device_size(int descriptor, uint64_t *bytes) { return ioctl(descriptor, BLKGETSIZE64, bytes); }
@@ -202,5 +205,20 @@ static inline uint32_t *shim_thread_number_place(void)
 }
 static inline uint32_t shim_thread_number_plus_one(void) { return *shim_thread_number_place(); }
 static inline void shim_set_thread_number_plus_one(uint32_t number) { *shim_thread_number_place() = number; }
+
+// The lock checker's switch: 0 is not decided yet, 1 off, 2 on. A byte of C needs no initialisation at run time.
+static inline uint8_t *shim_lock_checker_switch_place(void)
+{
+    extern uint8_t shim_lock_checker_switch_value;
+    return &shim_lock_checker_switch_value;
+}
+static inline uint8_t shim_lock_checker_switch(void)
+{
+    return __atomic_load_n(shim_lock_checker_switch_place(), __ATOMIC_RELAXED);
+}
+static inline void shim_set_lock_checker_switch(uint8_t value)
+{
+    __atomic_store_n(shim_lock_checker_switch_place(), value, __ATOMIC_RELAXED);
+}
 
 #endif
