@@ -28,7 +28,8 @@ struct MappingSlab: ~Copyable {
     }
 
     deinit {
-        for unsafechunk in unsafe available {
+        for index in unsafe available.indices {
+            let chunk = unsafe available[index]
             precondition(unsafe chunk.pointee.freeCount == MappingSlab.recordCount, "a mapping outlives its space")
             unsafe chunk.deallocate()
         }
