@@ -78,6 +78,8 @@ let package = Package(
                 "VFIOUserSession", "VFIOUserWire",
             ],
             exclude: ["Checklist.md"]),
+        .target(name: "CBaselines", path: "Tests/Benchmarks/CBaselines"),
+        .target(name: "CProcessCounters", path: "Tests/Benchmarks/CProcessCounters"),
         tests("ToolTests", ["LinuxHost", "outboard"]),
         tests("TidyTests", ["Edu", "NVMe", "PCI"]),
         tests(
