@@ -78,6 +78,16 @@ let package = Package(
                 "VFIOUserSession", "VFIOUserWire",
             ],
             exclude: ["Checklist.md"]),
+        .target(name: "CBaselines", path: "Tests/Benchmarks/CBaselines"),
+        .target(name: "CProcessCounters", path: "Tests/Benchmarks/CProcessCounters"),
+        .executableTarget(
+            name: "Benchmarks",
+            dependencies: [
+                "CBaselines", "CHeapCount", "CProcessCounters", "DMA", "LinuxHost",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ],
+            path: "Tests/Benchmarks/Benchmarks",
+            swiftSettings: house),
         tests("ToolTests", ["LinuxHost", "outboard"]),
         tests("TidyTests", ["Edu", "NVMe", "PCI"]),
         tests(

@@ -1,0 +1,40 @@
+import Glibc
+
+/// Something that is measured. To add one, write a function like the others and enter it in `all`.
+struct Measurement: Sendable {
+    /// What the command line calls it.
+    let name: String
+    let summary: String
+    let run: @Sendable (Settings, Report) throws -> Void
+
+    static let all = [
+        Measurement(name: "translate", summary: "finding the memory of an address, hot and random", run: translate),
+        Measurement(name: "pin", summary: "pin and unpin on one large mapping, several threads", run: pins),
+        Measurement(name: "pairs", summary: "map and unmap, in batches of 64", run: pairs),
+        Measurement(name: "unmap-latency", summary: "unmap beside eight busy readers", run: unmapLatency),
+        Measurement(name: "churn", summary: "reading while a writer maps and unmaps", run: churn),
+        Measurement(name: "memory", summary: "bytes, descriptors and memory areas of many mappings", run: footprint),
+        Measurement(name: "heap", summary: "allocations and reference counts of an operation", run: heapTraffic),
+    ]
+}
+
+/// How much is measured.
+struct Settings {
+    let isQuick: Bool
+    let rounds: Int
+    let otherWork = OtherWork()
+
+    /// How long one contender is measured in one round.
+    var sampleTime: Duration { isQuick ? .milliseconds(5) : .milliseconds(30) }
+    /// The same where threads take turns on the processors.
+    var threadedSampleTime: Duration { isQuick ? .milliseconds(50) : .milliseconds(200) }
+    var manyMappings: Int { isQuick ? 100_000 : 1_000_000 }
+
+    func sizes(_ all: [Int]) -> [Int] { all.filter { $0 <= manyMappings } }
+
+    /// How many threads can run at once.
+    static var processorCount: Int { max(1, sysconf(Int32(_SC_NPROCESSORS_ONLN))) }
+}
+
+/// A number of mappings as a row's label.
+func label(_ count: Int) -> String { decimal(Double(count), digits: 0) }
