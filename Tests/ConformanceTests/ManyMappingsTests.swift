@@ -163,18 +163,19 @@ private struct Holdings: CustomStringConvertible {
     let areas: Int
     let heapBytes: Int
     /// For information: what was freed may still be resident.
-    let residentPages: Int
+    let residentBytes: Int
 
-    init(of file: borrowing ClientMemoryFile) throws {
+    init(of file: ClientMemoryFile) throws {
         descriptors = try Open.all().count
         views = try Open.mappingCount(of: file.number)
         areas = try lines(of: "/proc/self/maps").count
         heapBytes = heap_bytes_in_use()
-        residentPages = Int(try lines(of: "/proc/self/statm")[0].split(separator: " ")[1]) ?? 0
+        let pages = Int(try lines(of: "/proc/self/statm")[0].split(separator: " ")[1]) ?? 0
+        residentBytes = pages * Int(getpagesize())
     }
 
     var description: String {
         "\(descriptors) descriptors, \(views) views of the file, \(areas) areas, heap \(heapBytes >> 10) KiB, "
-            + "resident \(residentPages * 4) KiB"
+            + "resident \(residentBytes >> 10) KiB"
     }
 }
