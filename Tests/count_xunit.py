@@ -1,6 +1,7 @@
 """Sums the tests in the reports that `swift test --xunit-output` writes: count_xunit.py REPORT...
 
-Prints the tests that failed, and `N passed, N failed, N skipped`.
+Prints the tests that failed, and `N passed, N failed, N skipped` as the last line whatever the reports are like: one
+that is missing or ends early, as a crash leaves it, counts as a failure, and so does a run in which no test passed.
 """
 
 import sys
@@ -10,7 +11,13 @@ import xml.etree.ElementTree as ElementTree
 def main(paths):
     passed = failed = skipped = 0
     for path in paths:
-        for case in ElementTree.parse(path).getroot().iter("testcase"):
+        try:
+            report = ElementTree.parse(path).getroot()
+        except (OSError, ElementTree.ParseError) as reason:
+            failed += 1
+            print(f"FAILED: the tests left no report: {reason}")
+            continue
+        for case in report.iter("testcase"):
             if case.find("failure") is not None or case.find("error") is not None:
                 failed += 1
                 print(f"FAILED: {case.get('classname')}: {case.get('name')}")
@@ -18,8 +25,11 @@ def main(paths):
                 skipped += 1
             else:
                 passed += 1
+    if passed == 0 and failed == 0:
+        failed = 1
+        print("FAILED: no test passed")
     print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    return 1 if failed or passed == 0 else 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -76,11 +76,14 @@ import Testing
             let body = { (peer: RawPeer) throws in
                 let memory = try ClientMemoryFile(byteCount: 0x200000)
                 let counters = try eventCounters(2)
-                for step in opening(memory, counters) {
-                    let reply = try peer.call(step.command, step.payload, step.descriptors)
-                    #expect(reply.size <= step.room, "command \(step.command)")
-                    #expect(reply.descriptors.count <= (step.command == Number.getRegionInfo ? 1 : 0))
-                    #expect(reply.error == nil || step.command == Number.deviceFeature, "\(reply)")
+                // The steps hold no more than the numbers of the descriptors.
+                try withExtendedLifetime((memory, counters)) {
+                    for step in opening(memory, counters) {
+                        let reply = try peer.call(step.command, step.payload, step.descriptors)
+                        #expect(reply.size <= step.room, "command \(step.command)")
+                        #expect(reply.descriptors.count <= (step.command == Number.getRegionInfo ? 1 : 0))
+                        #expect(reply.error == nil || step.command == Number.deviceFeature, "\(reply)")
+                    }
                 }
                 // Asked again with the room that the first answer names.
                 for index in 0..<9 as Range<UInt32> {
@@ -103,8 +106,10 @@ import Testing
             let memory = try ClientMemoryFile(byteCount: 0x200000)
             let counters = try eventCounters(2)
             let steps = opening(memory, counters)
-            for (number, step) in steps.enumerated() {
-                try peer.send(message(step.command, id: UInt16(number), step.payload), step.descriptors)
+            try withExtendedLifetime((memory, counters)) {
+                for (number, step) in steps.enumerated() {
+                    try peer.send(message(step.command, id: UInt16(number), step.payload), step.descriptors)
+                }
             }
             for (number, step) in steps.enumerated() {
                 let reply = try peer.receive()

@@ -346,10 +346,13 @@ import Testing
                 while let copy = Optional(dup(0)), copy >= 0 { taken.append(copy) }
                 // Room for three of the eight, and for nothing else.
                 for descriptor in taken.suffix(3) { close(descriptor) }
-                let reply = try peer.call(
-                    Number.setInterrupts,
-                    Payload.setInterrupts(SetFlags.descriptors | SetFlags.trigger, index: Interrupt.msix, count: 8),
-                    counters.map(\.rawDescriptor))
+                let reply = try withExtendedLifetime(counters) {
+                    try peer.call(
+                        Number.setInterrupts,
+                        Payload.setInterrupts(
+                            SetFlags.descriptors | SetFlags.trigger, index: Interrupt.msix, count: 8),
+                        counters.map(\.rawDescriptor))
+                }
                 try #require(reply.error == invalid)
                 try #require(try peer.call(Number.getDeviceInfo, Payload.deviceInfo()).error == nil)
                 // The three that did arrive were closed.
