@@ -9,7 +9,7 @@ extension DMAAccess {
     ///   for the end of the range; `EPERM` for rights that the mapping does not have.
     public func pin(_ range: IOVARange, rights: AccessRights) throws(DMAError) -> PinnedMemory {
         guard mayPin, !rights.isEmpty else { throw .invalid }
-        return try inSection { (section, translation) throws(DMAError) in
+        return try inSection(range) { (section, translation) throws(DMAError) in
             let first = try translation.pin(range.first, range, rights)
             var others: [PinnedPiece] = []
             if first.range.last < range.last {
@@ -32,7 +32,7 @@ extension DMAAccess {
     ) {
         // As long as the pin counts on the access, that is attached and its address space alive; and as long as the
         // section lasts, the access is.
-        let section = readers.enter()
+        let section = readers.enter(.nowhere)
         if rights.contains(.write) {
             translation.noteWrite(to: first.range)
             for piece in others { translation.noteWrite(to: piece.range) }

@@ -213,14 +213,15 @@ public final class DMAAccess: Sendable {
 // Use, inside a section
 
 extension DMAAccess {
-    /// Runs `body` inside a section of this thread, with what finds the mappings.
+    /// Runs `body` inside a section of this thread, with what finds the mappings, of which it touches those in `range`.
     ///
     /// - Throws: `ENOENT` when the access is not attached.
     @inline(__always)
     func inSection<Result: ~Copyable>(
+        _ range: IOVARange,
         _ body: (borrowing Readers.Section, Translation) throws(DMAError) -> Result
     ) throws(DMAError) -> Result {
-        let section = readers.enter()
+        let section = readers.enter(Reach(range))
         guard let translation = Translation(bits: translation.load(ordering: .sequentiallyConsistent)) else {
             readers.leave(section)
             throw .notFound

@@ -72,12 +72,13 @@ extension IOAddressSpace {
 
     /// Enters the pieces and tells the consumers. Until those have agreed, the mappings only occupy their addresses.
     private func insert(_ pieces: [NewPiece], at iova: IOVA?, rights: AccessRights) throws(DMAError) -> IOVA {
-        let (range, consumers, drain) = try whenConsumersSettle { (state) throws(DMAError) in
+        let (range, consumers, isCluttered) = try whenConsumersSettle { (state) throws(DMAError) in
             let range = try state.place(pieces, at: iova, rights: rights)
             if !state.consumers.isEmpty { state.consumerWork += 1 }
-            return (range, state.consumers, state.sweep())
+            state.sweep()
+            return (range, state.consumers, state.isCluttered)
         }
-        finish(drain)
+        if isCluttered { clearUp() }
         if !consumers.isEmpty { try push(pieces, in: range, to: consumers, rights: rights) }
         return range.first
     }

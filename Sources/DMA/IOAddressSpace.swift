@@ -57,7 +57,7 @@ public final class IOAddressSpace: Sendable {
         for range in ranges {
             for attached in consumers { attached.consumer.unmap(range) }
         }
-        for backing in state.withLock({ $0.table.removeAll() }) { backing.release() }
+        for backing in state.withLock({ $0.removeAll() }) { backing.release() }
         translation.deallocate()
     }
 
@@ -104,11 +104,10 @@ public final class IOAddressSpace: Sendable {
         state.update { _ in }
     }
 
-    /// Waits for the readers that are due, if any, and takes back what they held up.
-    func finish(_ drain: Drain?) {
-        guard let drain else { return }
-        drain.wait()
-        state.withLock { $0.table.recycle(drain.retired) }
+    /// Waits for all readers that are there now, so that what was retired can be taken back.
+    func clearUp() {
+        for access in state.withLock({ $0.accesses }) { access.readers.drain() }
+        state.withLock { $0.sweep() }
     }
 }
 

@@ -115,20 +115,20 @@ extension Mapping {
 struct MappingClaim {
     let range: IOVARange
     private let record: UnsafeMutablePointer<MappingRecord>
-    private let generation: UInt64
+    private let serial: UInt64
 
     fileprivate init(of mapping: Mapping) {
         range = mapping.range
         unsafe record = mapping.record
-        generation = unsafe mapping.record.pointee.generation
+        serial = unsafe mapping.record.pointee.serial
     }
 
     func isOn(_ mapping: Mapping) -> Bool {
-        unsafe record == mapping.record && generation == mapping.record.pointee.generation
+        unsafe record == mapping.record && serial == mapping.record.pointee.serial
     }
 
     func isSame(as other: MappingClaim) -> Bool {
-        unsafe record == other.record && generation == other.generation
+        unsafe record == other.record && serial == other.serial
     }
 }
 

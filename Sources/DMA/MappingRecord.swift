@@ -23,7 +23,7 @@ struct MappingRecord: ~Copyable {
     /// How many unmaps are at work on it. The writer's.
     var claimCount: UInt32 = 0
     /// Tells apart the mappings that are here one after the other.
-    let generation: UInt64
+    let serial: UInt64
 }
 
 /// The word of a mapping at which readers, pinners and unmaps meet.
