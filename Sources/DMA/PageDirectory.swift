@@ -19,7 +19,7 @@ struct PageDirectory: ~Copyable {
     private static var freeTableCount: Int { 1024 }
     /// Past those, the mappings that there have to be for one table more: 16 bytes for each.
     private static var mappingsPerTable: Int { 256 }
-    private static var maximumSpareCount: Int { 16 }
+    private static var maximumSpareCount: Int { 64 }
 
     /// Has the top table and, in its low bits, the number of levels, where readers find them; zero when there is nothing.
     private let translation: Translation
