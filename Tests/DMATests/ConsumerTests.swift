@@ -6,6 +6,7 @@ import Testing
 final class PageTable: MappingConsumer {
     private struct State {
         var entries: [IOVARange: AccessRights] = [:]
+        var backings: [IOVARange: MappingBacking] = [:]
         var log: [String] = []
         var refused: IOVARange?
         var violations = 0
@@ -26,6 +27,12 @@ final class PageTable: MappingConsumer {
     var log: [String] { state.withLock { $0.log } }
     var violations: Int { state.withLock { $0.violations } }
 
+    /// Whether the entry for `range` shows the object's bytes from `offset` on.
+    func shows(_ object: MemoryObject, offset: UInt64, at range: IOVARange) -> Bool {
+        guard case .file(let shown, let place)? = state.withLock({ $0.backings[range] }) else { return false }
+        return shown === object && place == offset
+    }
+
     func refuse(_ range: IOVARange?) { state.withLock { $0.refused = range } }
 
     func map(_ range: IOVARange, _ backing: MappingBacking, rights: AccessRights) throws(DMAError) {
@@ -37,6 +44,7 @@ final class PageTable: MappingConsumer {
                 && !state.entries.keys.contains(where: range.overlaps)
             if !isFit { state.violations += 1 }
             state.entries[range] = rights
+            state.backings[range] = backing
             state.log.append("map \(range)")
         }
     }

@@ -47,7 +47,7 @@ import Testing
         #expect(try access.read(range(0, 0)) == [4])
     }
 
-    @Test func `a copy has no rights that the map which introduced the memory did not have`() throws {
+    @Test func `M41 a copy has no rights that the map which introduced the memory did not have`() throws {
         try source.map(object, pages: pages(4), rights: .read)
         #expect(throws: DMAError.notPermitted) {
             try target.copy(pages(4), from: source, to: iova(0), rights: [.read, .write])
@@ -86,7 +86,7 @@ import Testing
         #expect(target.mappings() == before)
     }
 
-    @Test func `a piece that would begin off the target's alignment is refused`() throws {
+    @Test func `M40 a piece that would begin off the target's alignment is refused`() throws {
         try source.map(.file(object, offset: 0), at: iova(0), byteCount: 100, rights: .read)
         try source.map(.file(object, offset: page), at: iova(100), byteCount: 2 * page - 100, rights: .read)
         let pinning = DMAAccess(needsPin: true) { _ in }
@@ -98,7 +98,7 @@ import Testing
         pinning.destroy()
     }
 
-    @Test func `a pinned and closed mapping can still be copied`() throws {
+    @Test func `M39 a pinned and closed mapping can still be copied`() throws {
         var configuration = IOAddressSpace.Configuration()
         configuration.unmapRounds = 1
         configuration.unmapWait = .zero

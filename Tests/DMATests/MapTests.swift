@@ -99,7 +99,7 @@ import Testing
         #expect(mapError(at: 0, 65 * page) == .exists)
     }
 
-    @Test func `write rights on a read-only object are refused`() throws {
+    @Test func `R54 write rights on a read-only object are refused`() throws {
         let object = try readOnlyObject()
         #expect(throws: DMAError.notPermitted) {
             try space.map(.file(object, offset: 0), at: iova(0), byteCount: page, rights: [.read, .write])

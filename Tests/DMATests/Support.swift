@@ -21,6 +21,24 @@ extension IOAddressSpace {
     }
 
     var ranges: [IOVARange] { mappings().map(\.range) }
+
+    /// The number of attached accesses, as the picture of the space tells it.
+    var accessCount: Int {
+        let words = description.prefix { $0 != "\n" }.split(separator: " ")
+        guard let index = words.firstIndex(of: "accesses,"), index > 0 else { return -1 }
+        return Int(words[index - 1]) ?? -1
+    }
+}
+
+/// Whether assertions are checked in the module under test, as they are unless it was optimised.
+var isDebugBuild: Bool {
+    var isDebug = false
+    assert(
+        {
+            isDebug = true
+            return true
+        }())
+    return isDebug
 }
 
 extension DMAAccess {
