@@ -162,8 +162,8 @@ struct SeededGenerator: RandomNumberGenerator {
 }
 
 /// An object over a descriptor that does not allow writing.
-func readOnlyObject(pages count: UInt64 = 64) throws -> MemoryObject {
-    let file = try OwnedDescriptor.anonymousMemory(name: "read-only", byteCount: Int(count * page))
+func readOnlyObject(byteCount: UInt64 = 64 * page) throws -> MemoryObject {
+    let file = try OwnedDescriptor.anonymousMemory(name: "read-only", byteCount: Int(byteCount))
     let number = unsafe open("/proc/self/fd/\(file.rawValue)", O_RDONLY | O_CLOEXEC)
     return try MemoryObject(adopting: number)
 }
