@@ -2,40 +2,41 @@ import DMA
 import Glibc
 import Testing
 
+/// How much a random test does, which the environment can raise.
+struct RandomPlan: CustomTestStringConvertible, Sendable {
+    let seed: UInt64
+    let pageSize: UInt64
+    let operationCount: Int
+
+    var testDescription: String { "\(operationCount) operations, seed \(seed), pages of \(pageSize) bytes" }
+
+    static let operationCount = number("OUTBOARD_RANDOM_OPERATIONS") ?? 200_000
+    static let firstSeed = UInt64(number("OUTBOARD_RANDOM_SEED") ?? 1)
+    /// A run is no longer than this, so that the memory that it touches has a bound.
+    private static let longestRun = 100_000
+
+    static let all: [RandomPlan] = {
+        let runCount = max(4, (operationCount + longestRun - 1) / longestRun)
+        return (0..<runCount).map { index in
+            // Small pages bring the parts of pages that a test can fill; large ones are those of the machine.
+            RandomPlan(
+                seed: firstSeed + UInt64(index), pageSize: index % 2 == 0 ? page : 16,
+                operationCount: (operationCount + runCount - 1) / runCount)
+        }
+    }()
+
+    private static func number(_ variable: String) -> Int? {
+        guard let text = unsafe getenv(variable) else { return nil }
+        return unsafe Int(String(cString: text)).flatMap { $0 > 0 ? $0 : nil }
+    }
+}
+
 /// Random operations on two address spaces, each compared with the reference model: answers, callbacks, mappings, bytes.
 ///
 /// 200 000 of them, or as many as `OUTBOARD_RANDOM_OPERATIONS` says, from `OUTBOARD_RANDOM_SEED` on if that is set.
 @Suite struct `Random operations` {
-    struct Plan: CustomTestStringConvertible, Sendable {
-        let seed: UInt64
-        let pageSize: UInt64
-        let operationCount: Int
-
-        var testDescription: String { "\(operationCount) operations, seed \(seed), pages of \(pageSize) bytes" }
-    }
-
-    /// A run is no longer than this, so that the memory that it touches has a bound.
-    private static let longestRun = 100_000
-
-    private static func number(_ variable: String) -> Int? {
-        guard let text = unsafe getenv(variable) else { return nil }
-        return unsafe Int(String(cString: text))
-    }
-
-    static let plans: [Plan] = {
-        let total = number("OUTBOARD_RANDOM_OPERATIONS") ?? 200_000
-        let firstSeed = UInt64(number("OUTBOARD_RANDOM_SEED") ?? 1)
-        let runCount = max(4, (total + longestRun - 1) / longestRun)
-        return (0..<runCount).map { index in
-            // Small pages bring the parts of pages that a test can fill; large ones are those of the machine.
-            Plan(
-                seed: firstSeed + UInt64(index), pageSize: index % 2 == 0 ? page : 16,
-                operationCount: (total + runCount - 1) / runCount)
-        }
-    }()
-
-    @Test(arguments: plans)
-    func `answer as the reference model does`(plan: Plan) throws {
+    @Test(arguments: RandomPlan.all)
+    func `answer as the reference model does`(plan: RandomPlan) throws {
         print("random operations: \(plan.testDescription)")
         var run = try RandomRun(seed: plan.seed, pageSize: plan.pageSize)
         while run.operationCount < plan.operationCount {

@@ -11,7 +11,9 @@ func iova(_ value: UInt64) -> IOVA { IOVA(value) }
 func range(_ first: UInt64, _ last: UInt64) -> IOVARange { IOVARange(first: IOVA(first), last: IOVA(last)) }
 
 /// `count` pages from page number `first` on.
-func pages(_ first: UInt64, _ count: UInt64 = 1) -> IOVARange { range(first * page, (first + count) * page - 1) }
+func pages(_ first: UInt64, _ count: UInt64 = 1) -> IOVARange {
+    range(first * page, first * page + (count * page - 1))
+}
 
 extension IOAddressSpace {
     /// Maps pages of an object at the same page number of the space, readable and writable.
