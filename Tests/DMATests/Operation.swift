@@ -31,13 +31,19 @@ enum Operation: Sendable {
     /// Gives back one of the reservations, counted from the oldest.
     case release(Int, space: Int)
     case allow([IOVARange], space: Int)
+    case attachConsumer(granule: UInt64, isRefusing: Bool, space: Int)
+    case detachConsumer(space: Int)
+    /// Makes the consumer refuse the next mapping that it is told of.
+    case refuse(space: Int)
 
     /// The spaces whose mappings it may change.
     var spaces: [Int] {
         switch self {
-        case .map(_, _, _, _, let space), .copy(_, _, _, _, let space), .unmap(_, let space): [space]
+        case .map(_, _, _, _, let space), .copy(_, _, _, _, let space), .unmap(_, let space),
+            .attachConsumer(_, _, let space):
+            [space]
         case .pin, .unpin, .attach, .replace, .detach: [0, 1]
-        case .read, .write, .obey, .reserve, .release, .allow: []
+        case .read, .write, .obey, .reserve, .release, .allow, .detachConsumer, .refuse: []
         }
     }
 
@@ -61,6 +67,9 @@ enum Operation: Sendable {
         case .reserve: "reserve"
         case .release: "release"
         case .allow: "allow"
+        case .attachConsumer: "attach a consumer"
+        case .detachConsumer: "detach a consumer"
+        case .refuse: "refuse"
         }
     }
 

@@ -30,10 +30,48 @@ final class RealSpaces {
         }
     }
 
+    /// What a space pushed, by first address. It refuses one mapping when it is told to.
+    private final class Consumer: MappingConsumer {
+        private struct State {
+            var ranges: [UInt64: IOVARange] = [:]
+            var isRefusing: Bool
+        }
+
+        let aperture = IOVARange.everything
+        let granule: UInt64
+        private let state: Monitor<State>
+
+        init(granule: UInt64, isRefusing: Bool) {
+            self.granule = granule
+            state = Monitor(State(isRefusing: isRefusing))
+        }
+
+        var ranges: [IOVARange] { state.withLock { $0.ranges.values.sorted { $0.first < $1.first } } }
+
+        func refuse() { state.withLock { $0.isRefusing = true } }
+
+        func map(_ range: IOVARange, _ backing: MappingBacking, rights: AccessRights) throws(DMAError) {
+            try state.withLock { (state) throws(DMAError) in
+                if state.isRefusing {
+                    state.isRefusing = false
+                    throw .outOfMemory
+                }
+                guard state.ranges.updateValue(range, forKey: range.first.rawValue) == nil else { throw .exists }
+            }
+        }
+
+        func unmap(_ range: IOVARange) {
+            state.withLock { state in
+                if state.ranges.removeValue(forKey: range.first.rawValue) != range { state.ranges = [:] }
+            }
+        }
+    }
+
     let spaces: [IOAddressSpace]
     let files: [MemoryObject]
     private let devices = [Device(needsPin: true), Device(needsPin: false)]
     private var reservations: [[Reservation]] = [[], []]
+    private var consumers: [Consumer?] = [nil, nil]
     /// The remote memory that is mapped, by the key that the model has for it.
     private var peers: [Int: SparsePeer] = [:]
     private var nextPeer: Int
@@ -70,12 +108,15 @@ final class RealSpaces {
     /// Whether no peer was told that its memory is no longer mapped.
     var peersAreMapped: Bool { peers.values.allSatisfy { $0.revocations == 0 } }
 
+    func pushedRanges(of space: Int) -> [IOVARange] { consumers[space]?.ranges ?? [] }
+
     /// Releases every pin and destroys the accesses.
     func end() {
         for device in devices {
             device.state.withLock { $0.isObedient = true }
             device.access.destroy()
         }
+        for index in spaces.indices { consumers[index].map(spaces[index].detach) }
     }
 
     func perform(_ operation: Operation) -> Outcome {
@@ -119,6 +160,29 @@ final class RealSpaces {
             return .done
         case .allow(let ranges, let space):
             return carryOut { () throws(DMAError) in try spaces[space].allow(ranges) }
+        case .attachConsumer(let granule, let isRefusing, let space):
+            return attachConsumer(granule, isRefusing, space)
+        case .detachConsumer(let space):
+            if let consumer = consumers[space] { spaces[space].detach(consumer) }
+            consumers[space] = nil
+            return .done
+        case .refuse(let space):
+            consumers[space]?.refuse()
+            return .done
+        }
+    }
+
+    /// With the one that is there, when there is one.
+    private func attachConsumer(_ granule: UInt64, _ isRefusing: Bool, _ space: Int) -> Outcome {
+        let consumer = consumers[space] ?? Consumer(granule: granule, isRefusing: isRefusing)
+        return carryOut { () throws(DMAError) in
+            do throws(DMAError) {
+                try spaces[space].attach(consumer)
+                consumers[space] = consumer
+            } catch {
+                // What it was told it has been told to forget.
+                throw consumers[space] == nil && !consumer.ranges.isEmpty ? .busy : error
+            }
         }
     }
 
