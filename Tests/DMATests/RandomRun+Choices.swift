@@ -1,6 +1,6 @@
 import DMA
 
-/// What a run does next: mostly what can succeed, and everything that cannot.
+/// What a run does next: mostly what can succeed, and now and then each thing that cannot.
 extension RandomRun {
     private mutating func chance(_ percent: Int) -> Bool { Int.random(in: 0..<100, using: &random) < percent }
 
@@ -21,8 +21,9 @@ extension RandomRun {
         switch Int.random(in: 0..<1000, using: &random) {
         case 0..<300: return isGrowing ? grow(space) : shrink(space)
         case 300..<340: return isGrowing ? shrink(space) : grow(space)
-        case 340..<450 where model.attached[0] != nil:
-            return .pin(rangeOfMappings(in: model.attached[0] ?? space), rights())
+        case 340..<450:
+            guard let attached = model.attached[0] else { return read() }
+            return .pin(rangeOfMappings(in: attached), rights())
         case 450..<550: return model.pins.isEmpty ? read() : .unpin(Int(below(UInt64(model.pins.count))))
         case 550..<750: return read()
         case 750..<910: return write()
@@ -210,10 +211,6 @@ extension RandomRun {
     private mutating func confinement(_ space: Int) -> Operation {
         let reservations = model.spaces[space].reservations.count
         switch below(16) {
-        case 10: return .attachConsumer(granule: chance(50) ? 1 : pageSize, isRefusing: chance(30), space: space)
-        case 11, 12: return .detachConsumer(space: space)
-        case 13..<16:
-            return model.consumers[space] == nil ? .allow([], space: space) : .refuse(space: space)
         case 0..<3:
             let first = pageAddress()
             let (last, overflow) = first.addingReportingOverflow(below(40 * pageSize))
@@ -224,6 +221,12 @@ extension RandomRun {
             let first = pageAddress() & ~(16 * pageSize - 1)
             let near = range(first, first + (16 * pageSize - 1))
             return .allow([near, range(1 << 40, (1 << 40) + below(64 * pageSize))], space: space)
+        case 8, 9:
+            return .attachConsumer(granule: chance(50) ? 1 : pageSize, isRefusing: chance(30), space: space)
+        case 10, 11:
+            return .detachConsumer(space: space)
+        case 12..<14 where model.consumers[space] != nil:
+            return .refuse(space: space)
         default:
             return .allow([], space: space)
         }
