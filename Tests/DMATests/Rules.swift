@@ -204,13 +204,13 @@ struct Rule {
         Rule(
             "M54", "A device's own reserved regions bind its space.",
             .elsewhere("No device here has any; a front end says `reserve` for what its client announces.")),
-        Rule("M55", "The arguments of a look at dirty pages are checked.", .pending),
-        Rule("M56", "Bits count from the range's start and are only set.", .pending),
-        Rule("M57", "Larger and smaller dirty units find their bits.", .pending),
-        Rule("M58", "Looking clears, unless asked not to.", .pending),
-        Rule("M59", "Tracking starts clean.", .pending),
-        Rule("M60", "Holes are clean and do not end the look.", .pending),
-        Rule("M61", "Writes, and pins for writing, make dirty.", .pending),
+        Rule("M55", "The arguments of a look at dirty pages are checked."),
+        Rule("M56", "Bits count from the range's start and are only set."),
+        Rule("M57", "Larger and smaller dirty units find their bits."),
+        Rule("M58", "Looking clears, unless asked not to."),
+        Rule("M59", "Tracking starts clean."),
+        Rule("M60", "Holes are clean and do not end the look."),
+        Rule("M61", "Writes, and pins for writing, make dirty."),
     ]
 
     private static let locks: [Rule] = [
