@@ -108,10 +108,19 @@ extension DMAAccess {
             switch step {
             case .copied(let count):
                 done += count
-            case .message(let memory, let iova, let count):
-                try message(done, memory, iova, count)
+            case .message(let memory, let peerAddress, let count):
+                try message(done, memory, peerAddress, count)
+                if rights.contains(.write) { noteWrite(to: range, byteCount: count, in: begun) }
                 done += count
             }
+        }
+    }
+
+    /// Notes what a message has written at the start of a range, if the access is still attached to where it was written.
+    private func noteWrite(to range: IOVARange, byteCount: Int, in begun: Translation?) {
+        let written = IOVARange(first: range.first, last: IOVA(range.first.rawValue + UInt64(byteCount - 1)))
+        try? inSection(written) { (_, translation) throws(DMAError) in
+            if translation == begun { translation.noteWrite(to: written) }
         }
     }
 }

@@ -17,7 +17,8 @@ public final class IOAddressSpace: Sendable {
     public struct Configuration: Sendable {
         /// The unit in which memory is pinned, a power of two.
         public var pageSize: UInt64 = 4096
-        /// How often `unmap` asks for the pins of a mapping before it gives up with `EDEADLOCK`.
+        /// How often `unmap` asks for the pins of a mapping before it gives up with `EDEADLOCK`. With zero it never asks;
+        /// a change of attachment asks at least once.
         public var unmapRounds = 100
         /// How long `unmap` waits for the pins of a mapping over all rounds; each has an equal share, counted from when
         /// the callbacks have returned.
