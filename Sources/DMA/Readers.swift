@@ -211,38 +211,46 @@ struct Reach {
 
     /// It touches memory of mappings that a pin counts on, or none at all.
     static let nowhere = Reach(bits: SectionMark.nowhere)
-    fileprivate static let anywhere = Reach(bits: SectionMark.anywhere)
 
     /// What one section copies at most.
     static let maximumCopy = 64 << 10
 
     private init(bits: UInt64) { self.bits = bits }
 
-    /// The addresses of a range, and the few more that an odd start makes for.
+    /// The pages of a range.
     @inline(__always)
     init(_ range: IOVARange) {
         let page = range.first.rawValue & SectionMark.addressMask
-        bits = range.last.rawValue - page < SectionMark.span ? page : SectionMark.anywhere
+        let distance = range.last.rawValue - page
+        bits =
+            distance < SectionMark.pageSpan
+            ? page | SectionMark.page : distance < SectionMark.copySpan ? page | SectionMark.copy : SectionMark.anywhere
     }
 }
 
 /// What a slot says: whether its thread is inside a section, which one, and where it goes.
 ///
-///     63           12   11          10        9      1   0
-///     first address     anywhere    nowhere   count      inside
+///     63            12   11      10   9        1   0
+///     first address      where it     count        inside
+///                        goes
 ///
-/// The addresses are those of `span` bytes from the first on. The count only has to differ from one section to the next;
-/// should a thread begin exactly 512 sections between two looks at it, it is waited for a little longer.
+/// It goes nowhere; to the page at the address; to as many pages as one copy can have; or anywhere. The count only has
+/// to differ from one section to the next: should a thread begin exactly 512 sections between two looks at it, it is
+/// waited for a little longer.
 private struct SectionMark {
     let bits: UInt64
 
     static let inside: UInt64 = 1
     static let oneSection: UInt64 = 1 << 1
     static let countMask: UInt64 = 0x3fe
-    static let nowhere: UInt64 = 1 << 10
-    static let anywhere: UInt64 = 1 << 11
+    static let destinationMask: UInt64 = 0xc00
+    static let nowhere: UInt64 = 0x000
+    static let page: UInt64 = 0x400
+    static let copy: UInt64 = 0x800
+    static let anywhere: UInt64 = 0xc00
     static let addressMask: UInt64 = ~0xfff
-    static let span = UInt64(Reach.maximumCopy) + (1 << 12)
+    static let pageSpan: UInt64 = 1 << 12
+    static let copySpan = UInt64(Reach.maximumCopy) + pageSpan
 
     var isInside: Bool { bits & SectionMark.inside != 0 }
 
@@ -265,10 +273,16 @@ private struct SectionMark {
     }
 
     func mayTouch(_ range: IOVARange) -> Bool {
-        if !isInside || bits & SectionMark.nowhere != 0 { return false }
-        if bits & SectionMark.anywhere != 0 { return true }
+        if !isInside { return false }
+        let span: UInt64
+        switch bits & SectionMark.destinationMask {
+        case SectionMark.nowhere: return false
+        case SectionMark.page: span = SectionMark.pageSpan
+        case SectionMark.copy: span = SectionMark.copySpan
+        default: return true
+        }
         let first = bits & SectionMark.addressMask
-        let (sum, overflow) = first.addingReportingOverflow(SectionMark.span - 1)
+        let (sum, overflow) = first.addingReportingOverflow(span - 1)
         return first <= range.last.rawValue && range.first.rawValue <= (overflow ? .max : sum)
     }
 }

@@ -100,16 +100,29 @@ extension TreeNode {
     @inline(__always)
     func index(notAbove iova: UInt64) -> Int {
         let count = count
-        var group = 0
+        var start = 0
         if count > TreeNode.groupCount {
-            for index in 0..<TreeNode.groupCount { group &+= unsafe pivots[index] <= iova ? 1 : 0 }
-            if group == TreeNode.groupCount { return count - 1 }
+            start = unsafe TreeNode.countNotAbove(iova, pivots) &* TreeNode.groupCount
+            if start == TreeNode.capacity { return count &- 1 }
         }
-        let start = group * TreeNode.groupCount
-        var notAbove = start
-        for index in 0..<TreeNode.groupCount { notAbove &+= unsafe firsts[start + index] <= iova ? 1 : 0 }
+        let notAbove = unsafe start &+ TreeNode.countNotAbove(iova, firsts + start)
         // What follows the entries compares as entries at the very top of the space.
-        return min(notAbove, count) - 1
+        return min(notAbove, count) &- 1
+    }
+
+    /// How many of the eight addresses at a pointer are not above an address.
+    @inline(__always)
+    private static func countNotAbove(_ iova: UInt64, _ group: UnsafeMutablePointer<UInt64>) -> Int {
+        // A comparison is one byte, 0 or 1; asked with `?:` the compiler would branch.
+        var count = unsafe unsafeBitCast(group[0] <= iova, to: UInt8.self)
+        unsafe count &+= unsafeBitCast(group[1] <= iova, to: UInt8.self)
+        unsafe count &+= unsafeBitCast(group[2] <= iova, to: UInt8.self)
+        unsafe count &+= unsafeBitCast(group[3] <= iova, to: UInt8.self)
+        unsafe count &+= unsafeBitCast(group[4] <= iova, to: UInt8.self)
+        unsafe count &+= unsafeBitCast(group[5] <= iova, to: UInt8.self)
+        unsafe count &+= unsafeBitCast(group[6] <= iova, to: UInt8.self)
+        unsafe count &+= unsafeBitCast(group[7] <= iova, to: UInt8.self)
+        return Int(count)
     }
 }
 
