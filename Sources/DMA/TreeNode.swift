@@ -2,7 +2,8 @@ import Synchronization
 
 /// A node of a mapping tree: up to 64 entries, sorted by their first address.
 ///
-///     header      level, number of entries, and what the writer remembers of holes
+///     header      level and number of entries
+///     holes       what the writer remembers of the holes below
 ///     pivots      every eighth first address, so that a search looks at two cache lines of addresses
 ///     firsts      where each mapping begins; above the leaves, an address that no mapping of the child is below
 ///     targets     the mapping's record, or the child
@@ -20,7 +21,6 @@ struct TreeNode: Equatable {
     private struct Header {
         var level: Int32
         var count: Int32
-        var holes: HoleSummary?
     }
 
     /// What lies below a node.
@@ -30,6 +30,7 @@ struct TreeNode: Equatable {
         let largestHole: UInt64
     }
 
+    private static let holeOffset = 16
     private static let pivotOffset = 64
     private static let firstOffset = pivotOffset + groupCount * 8
     private static let targetOffset = firstOffset + capacity * 8
@@ -51,6 +52,10 @@ struct TreeNode: Equatable {
     static func == (left: TreeNode, right: TreeNode) -> Bool { left.bits == right.bits }
 
     private var header: UnsafeMutablePointer<Header> { unsafe base.assumingMemoryBound(to: Header.self) }
+
+    private var holes: UnsafeMutablePointer<HoleSummary?> {
+        unsafe (base + TreeNode.holeOffset).assumingMemoryBound(to: HoleSummary?.self)
+    }
 
     private var pivots: UnsafeMutablePointer<UInt64> {
         unsafe (base + TreeNode.pivotOffset).assumingMemoryBound(to: UInt64.self)
@@ -142,7 +147,8 @@ extension TreeNode {
     }
 
     func clear(level: Int) {
-        unsafe header.initialize(to: Header(level: Int32(level), count: 0, holes: nil))
+        unsafe header.initialize(to: Header(level: Int32(level), count: 0))
+        unsafe holes.initialize(to: nil)
     }
 
     func append(_ mapping: Mapping) {
@@ -199,12 +205,12 @@ extension TreeNode {
 extension TreeNode {
     /// Something below has changed.
     func forgetHoles() {
-        unsafe header.pointee.holes = nil
+        unsafe holes.pointee = nil
     }
 
     /// Looks at each entry of the nodes below that changed since it was last asked.
     func holeSummary() -> HoleSummary {
-        if let known = unsafe header.pointee.holes { return known }
+        if let known = unsafe holes.pointee { return known }
         var largest: UInt64 = 0
         var lowest: IOVA?
         var highest = IOVA(0)
@@ -216,7 +222,7 @@ extension TreeNode {
             highest = used.last
         }
         let summary = HoleSummary(used: IOVARange(first: lowest ?? highest, last: highest), largestHole: largest)
-        unsafe header.pointee.holes = summary
+        unsafe holes.pointee = summary
         return summary
     }
 
