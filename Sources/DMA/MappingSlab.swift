@@ -1,6 +1,6 @@
 import Synchronization
 
-/// The memory of mapping records: chunks of 64 KiB with a thousand records each, given back when none is left in one.
+/// The memory of mapping records: chunks of 16 KiB with 255 records each, given back when none of them is in use.
 @safe
 struct MappingSlab: ~Copyable {
     /// Stands where the first record of a chunk would be.
@@ -15,7 +15,8 @@ struct MappingSlab: ~Copyable {
 
     private typealias Chunk = UnsafeMutablePointer<Header>
 
-    private static var chunkSize: Int { 64 << 10 }
+    /// Small enough that the heap has room for the space that the alignment leaves over.
+    private static var chunkSize: Int { 16 << 10 }
     private static var recordSize: Int { 64 }
     private static var recordCount: Int { chunkSize / recordSize - 1 }
 
