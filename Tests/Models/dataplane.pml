@@ -21,49 +21,47 @@
 #define CHANGES 0
 #endif
 
-/* The access: translation and isClosing are atomics of its own, the rest is guarded by its monitor. */
+/* The access. The first two are atomics, its monitor guards the rest. */
 byte translation = X;
 bool isClosing;
 byte attachment = X;
 bool isDestroyed;
-byte running;                       /* callbacks under way */
-bool mutexA; byte asleepA;
+byte running;                   /* callbacks under way */
+bool mutexA;
+byte asleepA;
 
-/* Its slots: section counters (see steps.pml) and pins, the latter for P0, P1, U, C; readers have none. */
+/* Its slots: section counters (see steps.pml), and the pins of P0, P1, U, C. Readers have none. */
 byte inside, notesU, notesC;
 short pins[4];
 
-/* The space X: its list of accesses, guarded by its monitor. */
+/* The space X: whether the access is on its list, which its monitor guards. */
 bool accessIsInX = true;
-bool mutexX; byte asleepX;
+bool mutexX;
+byte asleepX;
 
-/* The record of X's mapping: the state word, a step each; and whether the tree leads to it. */
-bool blocked, drained, removed;
-/* The pin counts of the state words of X's and Y's mapping. The latter stays for good. */
+/* The state word of X's mapping, and the pin counts of it and of Y's mapping, which stays. */
+bool blocked, drained;
 byte count[2];
 
-/* The device: pins it has written down, by pinner, as 1 + space; and the pinners told to let go. */
+/*
+ * The device: what it has pinned and written down, by pinner, as 1 + space; the pinners that are at it; those that are
+ * told to let go.
+ */
 byte token[2];
-byte told;
+byte busy, told;
 
-/* What no code knows but the checks. `at` is the space a thread is at work in or holds a pin of. */
+/* Known to the checks alone: in which space a thread is at work; that unmap and destroy have returned. */
 byte at[6] = NONE;
-bool released;                      /* X's memory is gone */
-bool unmapped, destroyed;           /* unmap, destroy have returned */
+bool unmapped, destroyed;
 
 inline enter(t) { inside = inside | BIT(t) }
 inline leave(t) {
-    d_step {
-        inside = inside & ~BIT(t);
-        notesU = notesU & ~BIT(t);
-        notesC = notesC & ~BIT(t);
-        at[t] = NONE
-    }
+    d_step { inside = inside & ~BIT(t); notesU = notesU & ~BIT(t); notesC = notesC & ~BIT(t); at[t] = NONE }
 }
 
-inline touch(t) { assert(!(at[t] == X && released)) }
+/* `unmapped` stays true, so looking late is looking everywhere since the check. */
+inline touch(t) { assert(!(at[t] == X && unmapped)) }
 
-/* Waits until every slot was seen even or has changed since. */
 inline drain(notes, t) {
 #ifdef DRAIN_UNTIL_EVEN
     (inside & ~BIT(t)) == 0
@@ -73,6 +71,7 @@ inline drain(notes, t) {
 #endif
 }
 
+/* To find none and to find a blocked record end alike, and one that is gone was blocked before: `find` is no step here. */
 proctype Reader(byte t) {
     do
     :: break
@@ -80,67 +79,58 @@ proctype Reader(byte t) {
 #ifdef CHECK_BEFORE_ENTER
         at[t] = translation;
         if
-        :: at[t] == X && (removed || blocked) -> at[t] = NONE
+        :: at[t] == X && blocked -> at[t] = NONE
         :: else
         fi;
+#endif
         enter(t);
-#else
-        enter(t);
+#ifndef CHECK_BEFORE_ENTER
         at[t] = translation;
         if
-        :: at[t] == X && removed -> at[t] = NONE        /* find: none */
-        :: else
-        fi;
-        if
-        :: at[t] == X && blocked -> at[t] = NONE        /* check: blocked */
+        :: at[t] == X && blocked -> at[t] = NONE
         :: else
         fi;
 #endif
 #ifdef NESTED_SECTION
-        /* A section within a section on the same slot, the counter just counted on: it is even inside. */
+        /* A section inside the section that counts on in the same slot: the counter is even there. */
         d_step { inside = inside & ~BIT(t); notesU = notesU & ~BIT(t); notesC = notesC & ~BIT(t) };
         inside = inside | BIT(t);
 #endif
-        touch(t);
-        leave(t)
+        atomic { touch(t); leave(t) }
     od
 }
 
-/* Takes back one pin of the space at[t], on the thread t. */
+/* Takes back a pin in the space at[t], on the thread t. */
 inline unpin(t) {
     enter(t);
 #ifdef WAKE_BEFORE_UNCOUNT
     if
-    :: at[t] == X && blocked && count[X] == 1 -> broadcast(mutexX, asleepX)
+    :: at[t] == X && blocked && count[X] == 1 -> wake(mutexX, asleepX)
     :: else
     fi;
     d_step { assert(count[at[t]] > 0); count[at[t]]-- };
 #else
-    d_step {
-        assert(count[at[t]] > 0);
-        count[at[t]]--;
-        isLast = at[t] == X && blocked && count[X] == 0
-    };
+    d_step { assert(count[at[t]] > 0); count[at[t]]--; mustWake = at[t] == X && blocked && count[X] == 0 };
     if
 #ifdef WAKE_UNLOCKED
-    :: isLast -> asleepX = 0; isLast = false
+    :: mustWake -> asleepX = 0; mustWake = false
 #else
-    :: isLast -> broadcast(mutexX, asleepX); isLast = false
+    :: mustWake -> wake(mutexX, asleepX); mustWake = false
 #endif
     :: else
     fi;
 #endif
 #ifdef CLOSING_LOOKED_AT_EARLY
-    isLast = isClosing;
+    mustWake = isClosing;
     pins[t - P0]--;
     if
-    :: isLast -> broadcast(mutexA, asleepA); isLast = false
+    :: mustWake -> wake(mutexA, asleepA); mustWake = false
     :: else
     fi;
 #else
     pins[t - P0]--;
     if
-    :: isClosing -> broadcast(mutexA, asleepA)
+    :: isClosing -> wake(mutexA, asleepA)
     :: else
     fi;
 #endif
@@ -148,214 +138,181 @@ inline unpin(t) {
 }
 
 proctype Pinner(byte t) {
-    bool isLast, isPinned;
+    bool mustWake;
     do
     :: break
-    :: true ->
-        told = told & ~BIT(t);
-        enter(t);
+    :: d_step { true -> busy = busy | BIT(t); enter(t) };
         at[t] = translation;
-        if
-        :: at[t] == X && removed -> at[t] = NONE        /* find: none */
-        :: else
-        fi;
 #ifndef COUNT_UNCHECKED
         if
-        :: at[t] == X && blocked -> at[t] = NONE        /* check: blocked */
+        :: at[t] == X && blocked -> at[t] = NONE                /* check */
         :: else
         fi;
 #endif
         if
-        :: at[t] == NONE
+        :: at[t] == NONE -> leave(t)
         :: else ->
-            d_step { count[at[t]]++; isPinned = !(at[t] == X && blocked) };       /* count */
             if
-            :: isPinned -> pins[t - P0]++
-            :: else ->                                                            /* back out */
-                d_step { count[X]--; isLast = count[X] == 0 };
+            :: d_step { !(at[t] == X && blocked) -> count[at[t]]++ };                   /* count */
+                pins[t - P0]++;
+                /* Leaves the section and keeps its pin. */
+                d_step { inside = inside & ~BIT(t); notesU = notesU & ~BIT(t); notesC = notesC & ~BIT(t) };
+                d_step { touch(t); token[t - P0] = at[t] + 1; at[t] = NONE };
+                /* Lets go of its own accord or when told; another thread may have done it then. */
+                if
+                :: true
+                :: true ->
+end_holding:        told & BIT(t) || token[t - P0] == 0
+                fi;
+                if
+                :: d_step { token[t - P0] -> at[t] = token[t - P0] - 1; token[t - P0] = 0; touch(t) };
+                    unpin(t)
+                :: else
+                fi
+            :: d_step { at[t] == X && blocked -> count[X]++ };
+                d_step { count[X]--; mustWake = count[X] == 0 };                        /* back out */
                 if
 #ifndef BACK_OUT_SILENTLY
-                :: isLast -> broadcast(mutexX, asleepX)
+                :: mustWake -> wake(mutexX, asleepX)
 #endif
                 :: else
                 fi;
-                isLast = false
+                mustWake = false;
+                leave(t)
             fi
         fi;
-        if
-        :: isPinned ->
-            /* Leaves the section, and keeps what it pinned. */
-            d_step {
-                inside = inside & ~BIT(t);
-                notesU = notesU & ~BIT(t);
-                notesC = notesC & ~BIT(t);
-                isPinned = false
-            };
-            touch(t);
-            d_step { token[t - P0] = at[t] + 1; at[t] = NONE };
-            /* Lets go of its own accord, or when told. Another thread may have done it then. */
-            if
-            :: true
-            :: true ->
-end_holding:    told & BIT(t) || token[t - P0] == 0
-            fi;
-            d_step {
-                if
-                :: token[t - P0] -> at[t] = token[t - P0] - 1; token[t - P0] = 0
-                :: else
-                fi
-            };
-            if
-            :: at[t] != NONE -> touch(t); unpin(t)
-            :: else
-            fi
-        :: else -> leave(t)
-        fi
+        d_step { busy = busy & ~BIT(t); told = told & ~BIT(t) }
     od
 }
 
 inline takeAndUnpin(p, t) {
     if
-    :: d_step { token[p] -> at[t] = token[p] - 1; token[p] = 0 }; touch(t); unpin(t)
+    :: d_step { token[p] -> at[t] = token[p] - 1; token[p] = 0; touch(t) }; unpin(t)
     :: else
     fi
 }
 
-/* The device's callback, on the thread t: tells the pinners, or lets go in their place. */
+/* The device's callback, on the thread t: tells the pinners that are at it, or also lets go in their place. */
 inline callback(t) {
-    assert(!destroyed);
-    told = told | BIT(P0) | BIT(P1);
+    d_step { assert(!destroyed); told = told | busy };
 #ifdef UNPIN_ELSEWHERE
     takeAndUnpin(0, t);
     takeAndUnpin(1, t);
 #endif
-    assert(!destroyed)
+    d_step { when(mutexA) -> assert(!destroyed && running > 0); running--; asleepA = 0 }
 }
 
 proctype Unmapper() {
-    bool isLast, isAttached, gaveUp, mayGiveUp;
+    bool mustWake, isDue, gaveUp, mayGiveUp;
 #ifdef GIVE_UP
     mayGiveUp = true;
 #endif
-again:
-    lock(mutexX);
-#ifndef BLOCK_LATE
-    blocked = true;
-#endif
-    isAttached = accessIsInX;
-#ifdef DRAIN_SKIPS_CHANGING
-    isAttached = isAttached && !isClosing;
-#endif
-    unlock(mutexX);
-#ifndef NO_DRAIN
-    if
-    :: isAttached && !drained -> drain(notesU, U)
-    :: else
-    fi;
-#endif
-    lock(mutexX);
-    drained = true;
     do
-    :: count[X] == 0 -> break
+    :: unmapped -> break
     :: else ->
-        if
-        :: gaveUp ->
-            /* EDEADLOCK: the mapping stays, blocked; a later unmap succeeds. */
-            assert(blocked && !removed && !released);
-            unlock(mutexX);
-            gaveUp = false;
-            mayGiveUp = false;
-            goto again
-        :: else
-        fi;
-        isAttached = accessIsInX;
-        unlock(mutexX);
-        if
-        :: isAttached ->
-            lock(mutexA);
-#ifdef NOTICE_UNCHECKED
-            isAttached = true;
-#else
-            isAttached = !isDestroyed && accessIsInX;
+        d_step {
+            when(mutexX) ->
+#ifndef BLOCK_LATE
+            blocked = true;                                     /* block */
 #endif
-            running = running + isAttached;
-            unlock(mutexA);
-            if
-            :: isAttached ->
-                callback(U);
-                lock(mutexA);
-                d_step { running--; asleepA = 0; mutexA = false }
-            :: else
-            fi
+#ifdef DRAIN_SKIPS_CHANGING
+            isDue = accessIsInX && !isClosing && !drained
+#else
+            isDue = accessIsInX && !drained
+#endif
+        };
+#ifndef NO_DRAIN
+        if
+        :: isDue -> drain(notesU, U)
         :: else
         fi;
-        isAttached = false;
-        /* One round's wait. Later rounds only ask again, so that one without an end and one that is given up do. */
-        lock(mutexX);
+#endif
+        isDue = false;
+        atomic { lock(mutexX); drained = true };
         do
         :: count[X] == 0 || gaveUp -> break
         :: else ->
-            sleep(mutexX, asleepX, U);
+            d_step { isDue = accessIsInX; mutexX = false };
             if
-            :: wakeUp(mutexX, asleepX, U)
-            :: atomic { mayGiveUp && !mutexX -> mutexX = true; asleepX = asleepX & ~BIT(U); gaveUp = true }
-            fi
-        od
-    od;
-#ifdef BLOCK_LATE
-    blocked = true;
+#ifdef NOTICE_UNCHECKED
+            :: isDue -> d_step { when(mutexA) -> running++ }
+#else
+            :: isDue -> d_step { when(mutexA) -> isDue = !isDestroyed && accessIsInX; running = running + isDue }
 #endif
-    gaveUp = false;
-    removed = true;
-    unlock(mutexX);
-    released = true;
-    unmapped = true
+            :: else
+            fi;
+            if
+            :: isDue -> callback(U); isDue = false              /* ask */
+            :: else
+            fi;
+            /* The wait of the last round; those before it would but ask again. */
+            lock(mutexX);
+            do
+            :: count[X] == 0 || gaveUp -> break
+            :: else ->
+                sleep(mutexX, asleepX, U);
+                if
+                :: wakeUp(mutexX, asleepX, U)
+                :: d_step { mayGiveUp && when(mutexX) -> mutexX = true; asleepX = asleepX & ~BIT(U); gaveUp = true }
+                fi
+            od
+        od;
+        if
+        :: count[X] == 0 ->
+#ifdef BLOCK_LATE
+            blocked = true;
+#endif
+            d_step { unmapped = true; mutexX = false }          /* remove */
+        :: else ->
+            /* EDEADLOCK. The mapping stays, blocked, until a later unmap succeeds. */
+            d_step { assert(blocked && drained); gaveUp = false; mayGiveUp = false; mutexX = false }
+        fi
+    od
 }
 
-/* All of an access's threads but C. */
-inline nobodyIsAt(space) {
-    assert(at[R0] != space && at[R1] != space && at[P0] != space && at[P1] != space && at[U] != space);
-    assert(token[0] != space + 1 && token[1] != space + 1 && count[space] == 0)
-}
-
-/* Onto the list of the space it goes to, and off the list of the one it leaves. A list of Y would be looked at by nobody. */
-inline joinX() {
+/* Onto the list of the space it goes to, off the list of the one it leaves. Nobody would look at Y's. */
+inline join(space) {
     if
-    :: to == X -> lock(mutexX); accessIsInX = true; unlock(mutexX)
+    :: space == X -> d_step { when(mutexX) -> accessIsInX = true }
     :: else
     fi
 }
-inline leaveX(space) {
+inline part(space) {
     if
-    :: space == X -> lock(mutexX); accessIsInX = false; unlock(mutexX)
+    :: space == X -> d_step { when(mutexX) -> accessIsInX = false }
     :: else
     fi
 }
 
-/* Goes from `from` to `to`. Called with the access's mutex held, returns without. */
+/* No thread of the device is in a section or an unpin in the space any more, and no pin is left there. */
+inline hasLeft(space) {
+    d_step {
+        assert(at[R0] != space && at[R1] != space && at[P0] != space && at[P1] != space && at[U] != space);
+        assert(token[0] != space + 1 && token[1] != space + 1 && count[space] == 0)
+    }
+}
+
+/* From `from` to `to`. Called with the access's mutex held, which it gives back. */
 inline change() {
 #ifndef OPEN_BEFORE_JOIN
-    joinX();
+    join(to);
 #endif
-    isClosing = true;                       /* close */
-    translation = NONE;
-    unlock(mutexA);
+    isClosing = true;
+    d_step { translation = NONE; mutexA = false };              /* close */
 #ifndef NO_FIRST_DRAIN
     drain(notesC, C);
 #endif
-    lock(mutexA);                           /* ask */
-    running++;
-    unlock(mutexA);
-    callback(C);
-    lock(mutexA);
-    d_step { running--; asleepA = 0; mutexA = false };
+    d_step { when(mutexA) -> running++ };
+    callback(C);                                                /* ask */
     lock(mutexA);
     do
     :: true ->
         sum = pins[0];
         sum = sum + pins[1];
+#ifdef UNPIN_ELSEWHERE
         sum = sum + pins[2];
         sum = sum + pins[3];
+#endif
         if
         :: sum == 0 || gaveUp -> break
         :: else
@@ -365,7 +322,7 @@ inline change() {
         if
         :: wakeUp(mutexA, asleepA, C)
 #ifdef GIVE_UP
-        :: atomic { !isDestroyed && !mutexA -> mutexA = true; asleepA = asleepA & ~BIT(C); gaveUp = true }
+        :: d_step { !isDestroyed && when(mutexA) -> mutexA = true; asleepA = asleepA & ~BIT(C); gaveUp = true }
 #endif
         fi
     od;
@@ -376,58 +333,47 @@ inline change() {
         drain(notesC, C);
         lock(mutexA);
 #endif
-        nobodyIsAt(from);
-        leaveX(from);
+        hasLeft(from);
+        part(from);
         attachment = to
     :: else ->
-        /* EDEADLOCK: everything is as before. */
-        leaveX(to);
-        to = from
+        /* EDEADLOCK. All is as it was. */
+        part(to);
+        to = from;
+        sum = 0
     fi;
-    sum = 0;
     gaveUp = false;
-    assert(attachment == to && accessIsInX == (to == X));
-    isClosing = false;                      /* open */
+    isClosing = false;
+#ifdef OPEN_BEFORE_JOIN
     translation = to;
-    d_step { asleepA = 0; mutexA = false }
+    join(to);
+#endif
+    assert(attachment == to && accessIsInX == (to == X));
+    d_step { translation = to; asleepA = 0; mutexA = false }    /* open */
 }
 
+/* Attaches, replaces and detaches, whatever is possible, and destroys. */
 proctype Changer() {
-    bool isLast, gaveUp;
+    bool mustWake, gaveUp;
     byte from = NONE, to = NONE, changes = 0;
     short sum;
-
     do
-    :: changes < CHANGES && attachment == NONE ->
-        /* attach */
-        changes++;
-        if
-        :: to = X
-        :: to = Y
-        fi;
-        lock(mutexA);
-        joinX();
-        attachment = to;
-        translation = to;
-        unlock(mutexA);
-        to = NONE
     :: isDestroyed -> break
-    :: !isDestroyed && attachment != NONE || changes == CHANGES ->
-        lock(mutexA);
+    :: else ->
+        d_step { when(mutexA) -> mutexA = true; from = attachment };
         if
-        :: changes < CHANGES -> changes++; to = 1 - attachment  /* replace */
-        :: changes < CHANGES -> changes++                       /* detach */
-        :: isDestroyed = true                                   /* destroy */
+        :: changes < CHANGES && from != X -> changes++; to = X
+        :: changes < CHANGES && from != Y -> changes++; to = Y
+        :: changes < CHANGES && from != NONE -> changes++
+        :: isDestroyed = true
         fi;
-        from = attachment;
         if
-        :: from == NONE -> unlock(mutexA)
+        :: from == NONE -> join(to); attachment = to; d_step { translation = to; mutexA = false }
         :: else -> change()
         fi;
         from = NONE;
         to = NONE
     od;
-    /* destroy goes on */
 #ifndef DESTROY_WITHOUT_WAIT
     lock(mutexA);
     do
@@ -462,9 +408,9 @@ init {
     }
 }
 
-#ifdef UNMAP_FINISHES
-ltl unmapFinishes { <> unmapped }
+#ifdef UNMAP_RETURNS
+ltl { <> unmapped }
 #endif
-#ifdef DESTROY_FINISHES
-ltl destroyFinishes { <> destroyed }
+#ifdef DESTROY_RETURNS
+ltl { <> destroyed }
 #endif
