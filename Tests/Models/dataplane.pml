@@ -203,7 +203,7 @@ inline callback(t) {
 }
 
 proctype Unmapper() {
-    bool mustWake, isDue, gaveUp, mayGiveUp;
+    bool mustWake, isDue, isFree, gaveUp, mayGiveUp;
 #ifdef GIVE_UP
     mayGiveUp = true;
 #endif
@@ -229,8 +229,8 @@ proctype Unmapper() {
 #endif
         isDue = false;
         atomic { lock(mutexX); drained = true };
-        do
-        :: count[X] == 0 || gaveUp -> break
+        if
+        :: count[X] == 0 -> isFree = true
         :: else ->
             d_step { isDue = accessIsInX; mutexX = false };
             if
@@ -248,24 +248,25 @@ proctype Unmapper() {
             /* The wait of the last round; those before it would but ask again. */
             lock(mutexX);
             do
-            :: count[X] == 0 || gaveUp -> break
-            :: else ->
+            :: count[X] == 0 -> isFree = true; break
+            :: count[X] != 0 && gaveUp -> break
+            :: count[X] != 0 && !gaveUp ->
                 sleep(mutexX, asleepX, U);
                 if
                 :: wakeUp(mutexX, asleepX, U)
                 :: d_step { mayGiveUp && when(mutexX) -> mutexX = true; asleepX = asleepX & ~BIT(U); gaveUp = true }
                 fi
             od
-        od;
+        fi;
         if
-        :: count[X] == 0 ->
+        :: isFree ->
 #ifdef BLOCK_LATE
             blocked = true;
 #endif
             d_step { unmapped = true; mutexX = false }          /* remove */
         :: else ->
             /* EDEADLOCK. The mapping stays, blocked, until a later unmap succeeds. */
-            d_step { assert(blocked && drained); gaveUp = false; mayGiveUp = false; mutexX = false }
+            d_step { assert(gaveUp && blocked && drained); gaveUp = false; mayGiveUp = false; mutexX = false }
         fi
     od
 }
