@@ -202,9 +202,11 @@ inline reclaim(w) {
     d_step {
         when(mutexX) ->
         node[old] = free;
+        entry[old * 2] = 0;
+        entry[old * 2 + 1] = 0;
         old = 0;
         if
-        :: r -> record[r] = free; address[r] = NONE; r = 0
+        :: r -> record[r] = free; address[r] = NONE; drained[r] = false; r = 0
         :: else
         fi
     }
@@ -256,11 +258,7 @@ inline unmap(w) {
             directory[a] = 0;
 #endif
             publish();                                                          /* remove */
-#ifdef REMOVE_SILENTLY
             d_step { record[r] = retired; mutexX = false };
-#else
-            d_step { record[r] = retired; mutexX = false; asleepX = 0 };
-#endif
             reclaim(w);
             break
         :: STILL(w) && count[r] != 0 && !hasAsked ->
@@ -309,8 +307,8 @@ proctype Writer(byte w) {
     :: break
     :: true ->
         if
-        :: a = 0
-        :: a = 1
+        :: w == 0 -> a = 1
+        :: true
         fi;
         if
         :: unmap(w)
