@@ -120,13 +120,12 @@ inline unpin(t) {
     :: else
     fi;
 #endif
-#ifdef CLOSING_LOOKED_AT_EARLY
-    mustWake = isClosing;
-    pins[t - P0]--;
+#ifdef WAKE_BEFORE_PINS
     if
-    :: mustWake -> wake(mutexA, asleepA); mustWake = false
+    :: isClosing -> wake(mutexA, asleepA)
     :: else
     fi;
+    pins[t - P0]--;
 #else
     pins[t - P0]--;
     if
@@ -339,6 +338,9 @@ inline change() {
         attachment = to
     :: else ->
         /* EDEADLOCK. All is as it was. */
+#ifdef FAILURE_PARTS
+        part(from);
+#endif
         part(to);
         to = from;
         sum = 0
