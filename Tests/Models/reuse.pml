@@ -1,3 +1,29 @@
+/*
+ * Records and nodes of an address space, and their reuse: what a reader, a pinner or another unmapper has found is not made
+ * into something else under it.
+ *
+ * Two addresses, two records, four nodes. One writer maps and unmaps for ever at both addresses, a second one unmaps at the
+ * first, readers and pinners go on for ever; each may stop at any time. The searches show that
+ *
+ * - memory is touched only while its mapping is there, and only through a record that still has the address asked for;
+ * - no record and no node is used anew while a thread can reach it, or holds a pin of it;
+ * - two unmaps of one mapping end, and neither removes a mapping that it has not itself blocked and drained.
+ *
+ * The steps have the names of the code: enter, find, check, touch, leave, count, back out, uncount, block, drain, ask,
+ * remove, reuse; dataplane.pml has the changes of an access, and says how the steps are to be read. A node has both entries
+ * of the space: changing one means a new root, as for a space of one leaf. The directory leads to the same records by
+ * another way, whenever a reader chooses it; a miss there falls to the tree.
+ *
+ * What the code has to do for that, besides what dataplane.pml says:
+ *
+ * - An unmap that let go of the lock (to drain, to ask, to wait) finds its record anew by the address, and compares the
+ *   serial number that a record gets with each mapping. The same record at the same address may be another mapping, even a
+ *   blocked one, whose readers no drain of this unmap has waited for.
+ * - A drain that frees retired things has begun after they were retired. The drain before the removal does not do.
+ *
+ * Not here: splitting and joining of nodes, directories of more than one level, batches of retired things (each writer
+ * drains for its own), and spaces with several accesses.
+ */
 #include "steps.pml"
 
 #define NONE 2                  /* no address */
@@ -219,7 +245,11 @@ inline reclaim(w) {
 #ifdef NO_SERIAL
 #define STILL(w) (entry[root * 2 + a] == r)
 #else
+#ifdef BLOCKED_FOR_SERIAL
+#define STILL(w) (entry[root * 2 + a] == r && blocked[r])
+#else
 #define STILL(w) (entry[root * 2 + a] == r && claimed[w] == r)
+#endif
 #endif
 #endif
 
