@@ -1,37 +1,41 @@
 /*
- * The data plane of DMA: readers and pinners of an access, which take no lock, beside unmap and changes of the attachment.
+ * The data plane of DMA: readers and pinners of an access, which take no lock, beside unmap and changes of the
+ * attachment.
  *
- * Readers and pinners go on for ever, and each may stop at any time between two operations. A pinner keeps its pin as long
- * as it likes, or until the callback tells it to let go. The unmapper removes the one mapping of the space X. The changer
- * attaches, replaces (X and Y), detaches as often as CHANGES says, in any order, and destroys in the end. The searches of
- * `run` go through all interleavings and show that
+ * Readers and pinners go on for ever, and each may stop at any time between two operations. A pinner keeps its pin as
+ * long as it likes, or until the callback tells it to let go. The unmapper removes the one mapping of the space X.
+ * The changer attaches, replaces (X and Y), detaches as often as CHANGES says, in any order, and destroys in the end.
+ * The searches of `run` go through all interleavings and show that
  *
  * - memory of X is not touched after unmap has returned, by a reader or through a pin;
  * - pins are counted exactly: unmap and detach find none left only if none is, and find out when none is left;
- * - when detach, replace or destroy return, no thread is in a section or an unpin of the old space; a detach or replace
- *   that fails leaves all as it was, and so does an unmap that fails, but that the mapping stays blocked until a later one;
+ * - when detach, replace or destroy return, no thread is in a section or an unpin of the old space; a detach or
+ *   replace that fails leaves all as it was, and so does an unmap that fails, but that the mapping stays blocked
+ *   until a later one;
  * - when destroy has returned, no callback runs or begins;
- * - no wake-up is lost: where a thread waits for another, none of them stops for ever (searched for states in which nothing
- *   goes on), and unmap and destroy return though readers and pinners never pause (searched for cycles, under weak
- *   fairness: a thread that can go on all the time does so some time).
+ * - no wake-up is lost: where a thread waits for another, none of them stops for ever (searched for states in which
+ *   nothing goes on), and unmap and destroy return though readers and pinners never pause (searched for cycles, under
+ *   weak fairness: a thread that can go on all the time does so some time).
  *
- * Memory. All atomics of the code that meet across threads are sequentially consistent, so interleaving the steps is the
- * right model of memory; there is nothing to reorder. `leave` is only a release store there. A drain that sees it late
- * waits longer, which is as if the thread had left later.
+ * Memory. All atomics of the code that meet across threads are sequentially consistent, so interleaving the steps is
+ * the right model of memory; there is nothing to reorder. `leave` is only a release store there. A drain that sees it
+ * late waits longer, which is as if the thread had left later.
  *
  * The steps, with the names of the code:
  *
  *   enter, leave    the slot's section counter, to odd and to even
- *   find            left out here: finding none ends like finding a blocked record, which a removed one is (see reuse.pml)
+ *   find            left out here: finding none ends like finding a blocked record, which a removed one is (see
+ *                   reuse.pml)
  *   check           a load of the record's state word: blocked, or in transition, which is no other case to a reader
- *   touch           memory; checked at the last moment before `leave` or before the pin is given away, since what has been
- *                   released stays so
+ *   touch           memory; checked at the last moment before `leave` or before the pin is given away, since what has
+ *                   been released stays so
  *   count           fetchAdd on the state word; the old value says whether the mapping was blocked
- *   back out        fetchSub, and a wake-up at zero. As a pinner checks before it counts, only those can back out that an
- *                   unmap's drain waits for. Without the check one that tries again and again can keep the count from being
- *                   zero whenever unmap looks, and make it fail without a pin (COUNT_UNCHECKED)
- *   uncount         fetchSub; wakes the space's waiters, with the lock, if the mapping is blocked and the count became zero;
- *                   then takes the pin off the thread's slot; then wakes the access's waiters if it is closing
+ *   back out        fetchSub, and a wake-up at zero. As a pinner checks before it counts, only those can back out
+ *                   that an unmap's drain waits for. Without the check one that tries again and again can keep the
+ *                   count from being zero whenever unmap looks, and make it fail without a pin (COUNT_UNCHECKED)
+ *   uncount         fetchSub; wakes the space's waiters, with the lock, if the mapping is blocked and the count
+ *                   became zero; then takes the pin off the thread's slot; then wakes the access's waiters if it is
+ *                   closing
  *   block           fetchOr, under the space's lock, together with the list of accesses to drain
  *   drain           see steps.pml
  *   ask             the callback, with no lock held, if the access is still on the list and not being destroyed
@@ -39,12 +43,13 @@
  *   close           isClosing := true, then translation := nil; the access has joined its new space by then
  *   open            isClosing := false, then translation := the new space; the access has left the old space by then
  *
- * The budget of unmap and detach is a wait that may end at any time (GIVE_UP), without any the wait has no end. Rounds
- * before the last would ask the same again and are left out. With UNPIN_ELSEWHERE the callback may also take a pin from the
- * device and return it itself, on the thread that unmaps or changes.
+ * The budget of unmap and detach is a wait that may end at any time (GIVE_UP), without any the wait has no end.
+ * Rounds before the last would ask the same again and are left out. With UNPIN_ELSEWHERE the callback may also take a
+ * pin from the device and return it itself, on the thread that unmaps or changes.
  *
- * Not here: rights, holes, pins over several mappings (each counts like one, and undoing them is an uncount in the section
- * that counted), several accesses in a space, consumers, message-backed memory, dirty tracking, and threads that come and go.
+ * Not here: rights, holes, pins over several mappings (each counts like one, and undoing them is an uncount in the
+ * section that counted), several accesses in a space, consumers, message-backed memory, dirty tracking, and threads
+ * that come and go.
  */
 #include "steps.pml"
 
@@ -92,8 +97,8 @@ bool blocked, drained;
 byte count[2];
 
 /*
- * The device: what it has pinned and written down, by pinner, as 1 + space; the pinners that are at it; those that are
- * told to let go.
+ * The device: what it has pinned and written down, by pinner, as 1 + space; the pinners that are at it; those that
+ * are told to let go.
  */
 byte token[2];
 byte busy, told;

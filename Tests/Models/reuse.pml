@@ -1,28 +1,29 @@
 /*
- * Records and nodes of an address space, and their reuse: what a reader, a pinner or another unmapper has found is not made
- * into something else under it.
+ * Records and nodes of an address space, and their reuse: what a reader, a pinner or another unmapper has found is
+ * not made into something else under it.
  *
- * Two addresses, two records, four nodes. One writer maps and unmaps for ever at both addresses, a second one unmaps at the
- * first, readers and pinners go on for ever; each may stop at any time. The searches show that
+ * Two addresses, two records, four nodes. One writer maps and unmaps for ever at both addresses, a second one unmaps
+ * at the first, readers and pinners go on for ever; each may stop at any time. The searches show that
  *
- * - memory is touched only while its mapping is there, and only through a record that still has the address asked for;
+ * - memory is touched only while its mapping is there, and only through a record that still has the address asked
+ *   for;
  * - no record and no node is used anew while a thread can reach it, or holds a pin of it;
- * - two unmaps of one mapping end, and neither removes a mapping that it has not itself blocked and drained.
+ * - two unmaps of one mapping end, and neither removes a mapping that was not blocked and drained since it was made.
  *
- * The steps have the names of the code: enter, find, check, touch, leave, count, back out, uncount, block, drain, ask,
- * remove, reuse; dataplane.pml has the changes of an access, and says how the steps are to be read. A node has both entries
- * of the space: changing one means a new root, as for a space of one leaf. The directory leads to the same records by
- * another way, whenever a reader chooses it; a miss there falls to the tree.
+ * The steps have the names of the code: enter, find, check, touch, leave, count, back out, uncount, block, drain,
+ * ask, remove, reuse; dataplane.pml has the changes of an access, and says how the steps are to be read. A node has
+ * both entries of the space: changing one means a new root, as for a space of one leaf. The directory leads to the
+ * same records by another way, whenever a reader chooses it; a miss there falls to the tree.
  *
  * What the code has to do for that, besides what dataplane.pml says:
  *
- * - An unmap that let go of the lock (to drain, to ask, to wait) finds its record anew by the address, and compares the
- *   serial number that a record gets with each mapping. The same record at the same address may be another mapping, even a
- *   blocked one, whose readers no drain of this unmap has waited for.
+ * - An unmap that let go of the lock (to drain, to ask, to wait) finds its record anew by the address, and compares
+ *   the serial number that a record gets with each mapping. The same record at the same address may be another
+ *   mapping, even a blocked one, whose readers no drain of this unmap has waited for.
  * - A drain that frees retired things has begun after they were retired. The drain before the removal does not do.
  *
- * Not here: splitting and joining of nodes, directories of more than one level, batches of retired things (each writer
- * drains for its own), and spaces with several accesses.
+ * Not here: splitting and joining of nodes, directories of more than one level, batches of retired things (each
+ * writer drains for its own), and spaces with several accesses.
  */
 #include "steps.pml"
 
@@ -68,9 +69,9 @@ byte inside, notes[2];
 byte busy, told;
 
 /*
- * Known to the checks alone: the address of a record's mapping; which node and which record a thread can reach. And what
- * stands for the serial number that a record gets with each mapping: `claimed` is the record that a writer found, until
- * that record is used anew.
+ * Known to the checks alone: the address of a record's mapping; which node and which record a thread can reach. And
+ * what stands for the serial number that a record gets with each mapping: `claimed` is the record that a writer
+ * found, until that record is used anew.
  */
 byte address[3] = NONE;
 byte reachedNode[4] = NODES, reached[4];

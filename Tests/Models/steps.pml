@@ -1,15 +1,15 @@
 /*
- * What the models share: the read sections of one access, and monitors as they are, a mutex and a condition that is only
- * ever broadcast.
+ * What the models share: the read sections of one access, and monitors as they are, a mutex and a condition that is
+ * only ever broadcast.
  *
- * Sections. A slot's section counter is odd inside a section and grows for ever, so "seen as the odd n, and now not n"
- * says exactly that the section that was seen has been left. The models keep this instead of numbers: `inside` has the
- * bit of each thread whose counter is odd, a drain notes whom it finds inside, and who leaves strikes itself off all
- * notes. A counter that wraps around early would not be the same.
+ * Sections. A slot's section counter is odd inside a section and grows for ever, so "seen as the odd n, and now not
+ * n" says exactly that the section that was seen has been left. The models keep this instead of numbers: `inside` has
+ * the bit of each thread whose counter is odd, a drain notes whom it finds inside, and who leaves strikes itself off
+ * all notes. A counter that wraps around early would not be the same.
  *
- * A drain of the code looks at one slot after the other, here it looks at all in the moment of the first look. That lets
- * it end at the latest when the code's does, for it waits for no section that begins between the looks: it is the weaker
- * drain, and what holds with it holds with the code's.
+ * A drain of the code looks at one slot after the other, here it looks at all in the moment of the first look. That
+ * lets it end at the latest when the code's does, for it waits for no section that begins between the looks: it is
+ * the weaker drain, and what holds with it holds with the code's.
  *
  * Monitors. A critical section is written as one step where it touches only what its mutex guards and, besides, one
  * atomic at most: no other thread can tell the difference (Lipton, "Reduction", 1975). Where a thread looks and then
