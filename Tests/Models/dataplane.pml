@@ -83,8 +83,8 @@ byte running;                   /* callbacks under way */
 bool mutexA;
 byte asleepA;
 
-/* Its slots: section counters (see steps.pml), and the pins of P0, P1, U, C. Readers have none. */
-byte inside, notesU, notesC;
+/* Its slots (see steps.pml), and the pins of P0, P1, U, C. Readers have none. */
+byte inside, reach, notesU, notesC;
 short pins[4];
 
 /* The space X: whether the access is on its list, which its monitor guards. */
@@ -93,7 +93,7 @@ bool mutexX;
 byte asleepX;
 
 /* The state word of X's mapping, and the pin counts of it and of Y's mapping, which stays. */
-bool blocked, drained;
+bool blocked;
 byte count[2];
 
 /*
@@ -103,56 +103,128 @@ byte count[2];
 byte token[2];
 byte busy, told;
 
-/* Known to the checks alone: in which space a thread is at work; that unmap and destroy have returned. */
+/*
+ * Known to the checks alone: in which space a thread is at work; the pins that count on X's mapping, without the
+ * counts that are going to be backed out; that unmap and destroy have returned.
+ */
 byte at[6] = NONE;
+byte pinned;
 bool unmapped, destroyed;
 
-inline enter(t) { inside = inside | BIT(t) }
-inline leave(t) {
-    d_step { inside = inside & ~BIT(t); notesU = notesU & ~BIT(t); notesC = notesC & ~BIT(t); at[t] = NONE }
+/* A section that may touch X's mapping, being there or anywhere; one that goes elsewhere, or nowhere. */
+inline enterHere(t) { d_step { inside = inside | BIT(t); reach = reach | BIT(t) } }
+inline enter(t)     { inside = inside | BIT(t) }
+inline widen(t)     { reach = reach | BIT(t) }
+inline leaveSection(t) {
+    inside = inside & ~BIT(t);
+    reach = reach & ~BIT(t);
+    notesU = notesU & ~BIT(t);
+    notesC = notesC & ~BIT(t)
 }
+inline leave(t) { d_step { leaveSection(t); at[t] = NONE } }
 
 /* `unmapped` stays true, so looking late is looking everywhere since the check. */
 inline touch(t) { assert(!(at[t] == X && unmapped)) }
 
-inline drain(notes, t) {
+/* Unmap's drain of the range of X's mapping. */
+inline drainRange(t) {
 #ifdef DRAIN_UNTIL_EVEN
-    (inside & ~BIT(t)) == 0
+    (reach & ~BIT(t)) == 0
 #else
-    notes = inside & ~BIT(t);
-    notes == 0
+#ifdef UNMAP_DRAINS_ALL
+    notesU = inside & ~BIT(t);
+#else
+    notesU = inside & reach & ~BIT(t);
 #endif
+    notesU == 0
+#endif
+}
+
+/* The drain of the whole access. */
+inline drain(t) {
+#ifdef CHANGE_DRAINS_RANGE
+    notesC = inside & reach & ~BIT(t);
+#else
+    notesC = inside & ~BIT(t);
+#endif
+    notesC == 0
+}
+
+/* What a reader does at X's mapping, or at Y's. */
+inline readHere(t) {
+#ifdef CHECK_BEFORE_ENTER
+    at[t] = translation;
+    if
+    :: at[t] == X && blocked -> at[t] = NONE                    /* check */
+    :: else
+    fi;
+#endif
+    enterHere(t);
+#ifndef CHECK_BEFORE_ENTER
+    at[t] = translation;
+    if
+    :: at[t] == X && blocked -> at[t] = NONE
+    :: else
+    fi;
+#endif
+#ifdef NESTED_RESTARTS
+    /* A section within the section that counts on in the same slot: in between it looks as if nobody were inside. */
+    d_step { leaveSection(t) };
+    enterHere(t);
+#endif
+    atomic { touch(t); leave(t) }
+}
+
+/* At another mapping of the space, which stays; maybe, from in there, at X's mapping in a section within. */
+inline readElsewhere(t) {
+    enter(t);
+    at[t] = translation;
+    if
+    :: leave(t)
+#ifdef STAYS
+    :: t == R0 && at[t] != NONE ->
+end_staying:
+        false
+#endif
+#ifdef NESTED
+    :: at[t] != NONE ->
+#ifndef NESTED_KEEPS_REACH
+        widen(t);
+#endif
+        if
+        :: translation == NONE -> leave(t)
+        :: else ->
+            /* The section around keeps the access where it is. */
+            assert(translation == NONE || translation == at[t]);
+            if
+            :: at[t] == X && blocked -> leave(t)
+            :: else -> atomic { touch(t); leave(t) }
+            fi
+        fi
+#endif
+    fi
 }
 
 proctype Reader(byte t) {
     do
     :: break
-    :: true ->
-#ifdef CHECK_BEFORE_ENTER
-        at[t] = translation;
-        if
-        :: at[t] == X && blocked -> at[t] = NONE
-        :: else
-        fi;
+    :: readHere(t)
+#ifdef ELSEWHERE
+    :: readElsewhere(t)
 #endif
-        enter(t);
-#ifndef CHECK_BEFORE_ENTER
-        at[t] = translation;
-        if
-        :: at[t] == X && blocked -> at[t] = NONE
-        :: else
-        fi;
-#endif
-#ifdef NESTED_SECTION
-        /* A section inside the section that counts on in the same slot: the counter is even in it. */
-        d_step { inside = inside & ~BIT(t); notesU = notesU & ~BIT(t); notesC = notesC & ~BIT(t) };
-        inside = inside | BIT(t);
-#endif
-        atomic { touch(t); leave(t) }
     od
 }
 
-/* Takes back a pin in the space at[t], on the thread t. */
+inline uncount(t) {
+    d_step {
+        assert(count[at[t]] > 0);
+        count[at[t]]--;
+        pinned = pinned - (at[t] == X);
+        mustWake = at[t] == X && blocked && count[X] == 0
+    }
+}
+
+/* Takes back a pin in the space at[t], on the thread t. Its section goes nowhere: the pin holds what it touches. */
 inline unpin(t) {
     enter(t);
 #ifdef WAKE_BEFORE_UNCOUNT
@@ -160,9 +232,10 @@ inline unpin(t) {
     :: at[t] == X && blocked && count[X] == 1 -> wake(mutexX, asleepX)
     :: else
     fi;
-    d_step { assert(count[at[t]] > 0); count[at[t]]-- };
+    uncount(t);
+    mustWake = false;
 #else
-    d_step { assert(count[at[t]] > 0); count[at[t]]--; mustWake = at[t] == X && blocked && count[X] == 0 };
+    uncount(t);
     if
 #ifdef WAKE_UNLOCKED
     :: mustWake -> asleepX = 0; mustWake = false
@@ -192,7 +265,14 @@ proctype Pinner(byte t) {
     bool mustWake;
     do
     :: break
-    :: d_step { true -> busy = busy | BIT(t); enter(t) };
+    :: d_step {
+            true ->
+            busy = busy | BIT(t);
+#ifndef PIN_NOWHERE
+            reach = reach | BIT(t);
+#endif
+            inside = inside | BIT(t)
+        };
         at[t] = translation;
 #ifndef COUNT_UNCHECKED
         if
@@ -204,10 +284,12 @@ proctype Pinner(byte t) {
         :: at[t] == NONE -> leave(t)
         :: else ->
             if
-            :: d_step { !(at[t] == X && blocked) -> count[at[t]]++ };                   /* count */
+            :: d_step {
+                    !(at[t] == X && blocked) -> count[at[t]]++; pinned = pinned + (at[t] == X)      /* count */
+                };
                 pins[t - P0]++;
                 /* Leaves the section and keeps its pin. */
-                d_step { inside = inside & ~BIT(t); notesU = notesU & ~BIT(t); notesC = notesC & ~BIT(t) };
+                d_step { leaveSection(t) };
                 d_step { touch(t); token[t - P0] = at[t] + 1; at[t] = NONE };
                 /* Lets go of its own accord or when told; another thread may have done it then. */
                 if
@@ -267,23 +349,30 @@ proctype Unmapper() {
             blocked = true;                                     /* block */
 #endif
 #ifdef DRAIN_SKIPS_CHANGING
-            isDue = accessIsInX && !isClosing && !drained
+            isDue = accessIsInX && !isClosing
 #else
-            isDue = accessIsInX && !drained
+            isDue = accessIsInX
 #endif
         };
 #ifndef NO_DRAIN
         if
-        :: isDue -> drain(notesU, U)
+        :: isDue -> drainRange(U)
         :: else
         fi;
 #endif
         isDue = false;
-        atomic { lock(mutexX); drained = true };
+        lock(mutexX);
         if
         :: count[X] == 0 -> isFree = true
         :: else ->
-            d_step { isDue = accessIsInX; mutexX = false };
+            d_step {
+#ifndef COUNT_UNCHECKED
+                /* Nobody is asked, and no unmap fails, for a count that is going to be backed out. */
+                assert(count[X] == pinned);
+#endif
+                isDue = accessIsInX;
+                mutexX = false
+            };
             if
 #ifdef NOTICE_UNCHECKED
             :: isDue -> d_step { when(mutexA) -> running++ }
@@ -317,7 +406,7 @@ proctype Unmapper() {
             d_step { unmapped = true; mutexX = false }          /* remove */
         :: else ->
             /* EDEADLOCK. The mapping stays, blocked, until a later unmap succeeds. */
-            d_step { assert(gaveUp && blocked && drained); gaveUp = false; mayGiveUp = false; mutexX = false }
+            d_step { assert(gaveUp && blocked && count[X] == pinned); gaveUp = false; mayGiveUp = false; mutexX = false }
         fi
     od
 }
@@ -352,7 +441,7 @@ inline change() {
     isClosing = true;
     d_step { translation = NONE; mutexA = false };              /* close */
 #ifndef NO_FIRST_DRAIN
-    drain(notesC, C);
+    drain(C);
 #endif
     d_step { when(mutexA) -> running++ };
     callback(C);                                                /* ask */
@@ -382,7 +471,7 @@ inline change() {
     :: sum == 0 ->
 #ifndef NO_SECOND_DRAIN
         unlock(mutexA);
-        drain(notesC, C);
+        drain(C);
         lock(mutexA);
 #endif
         hasLeft(from);
@@ -398,13 +487,12 @@ inline change() {
         sum = 0
     fi;
     gaveUp = false;
-    isClosing = false;
+    translation = to;                                           /* open */
 #ifdef OPEN_BEFORE_JOIN
-    translation = to;
     join(to);
 #endif
     assert(attachment == to && accessIsInX == (to == X));
-    d_step { translation = to; asleepA = 0; mutexA = false }    /* open */
+    d_step { isClosing = to == NONE; asleepA = 0; mutexA = false }
 }
 
 /* Attaches, replaces and detaches, whatever is possible, and destroys. */
@@ -423,7 +511,7 @@ proctype Changer() {
         :: isDestroyed = true
         fi;
         if
-        :: from == NONE -> join(to); attachment = to; d_step { translation = to; mutexA = false }
+        :: from == NONE -> join(to); attachment = to; translation = to; d_step { isClosing = false; mutexA = false }
         :: else -> change()
         fi;
         from = NONE;
