@@ -28,7 +28,6 @@
 #include "steps.pml"
 
 #define NONE 2                  /* no address */
-#define NODES 4                 /* the root, one being built, and one that each writer retired */
 
 #define R0 0
 #define R1 1
@@ -47,64 +46,96 @@
 #define WRITERS 2
 #endif
 
-mtype:life = { free, live, retired };
+/* The root, one to be built for each writer, and one that readers may still be in. */
+#define NODES (WRITERS + 2)
+
+/* Retired, and then listed with a departure, for as long as that is not over. */
+mtype:life = { free, live, retired, listed };
 
 /* The space: the tree is one node, whose entries are records, 0 for none; beside it the directory. */
 byte entry[NODES * 2];
-byte root;
 byte directory[2];
-mtype:life node[NODES] = free;
+mtype:life node[NODES] = free;  /* but for the root, node 0 */
 bool mutexX;
 byte asleepX;
 
 /* The records 1 and 2. Memory of a mapping that is not live is gone. */
 mtype:life record[3] = free;
-bool blocked[3], drained[3];
-byte count[3];
+bool blocked[3], isStuck[3];
+byte claimCount[3], count[3];
 
-/* The slots of the one access, and the notes of the drains of W0 and W1. */
-byte inside, notes[2];
+/* The slots of the one access: who is inside, who of them may touch which address; the notes of the writers' drains. */
+byte inside, reach[2], notes[2];
+
+/* `leaving`: the sections that a departure waits for, and whether there is one. */
+byte waited;
+bool isLeaving;
 
 /* The device. */
 byte busy, told;
 
 /*
  * Known to the checks alone: the address of a record's mapping; which node and which record a thread can reach. And
- * what stands for the serial number that a record gets with each mapping: `claimed` is the record that a writer
- * found, until that record is used anew.
+ * what stands for the serial number of a claim: `claimed` is the record that a writer has a claim on, until that
+ * record is used anew.
  */
 byte address[3] = NONE;
 byte reachedNode[4] = NODES, reached[4];
 byte claimed[2];
 
-inline enter(t) { inside = inside | BIT(t) }
-inline leaveSection(t) { inside = inside & ~BIT(t); notes[0] = notes[0] & ~BIT(t); notes[1] = notes[1] & ~BIT(t) }
+/* A section that goes to an address; one that goes nowhere. */
+inline enterAt(t, a) { inside = inside | BIT(t); reach[a] = reach[a] | BIT(t) }
+inline enter(t)      { inside = inside | BIT(t) }
+inline leaveSection(t) {
+    inside = inside & ~BIT(t);
+    reach[0] = reach[0] & ~BIT(t);
+    reach[1] = reach[1] & ~BIT(t);
+    notes[0] = notes[0] & ~BIT(t);
+    notes[1] = notes[1] & ~BIT(t);
+    waited = waited & ~BIT(t)
+}
 
 /* What was reached by an address is live and has it still. */
 inline touch(t, a) { assert(record[reached[t]] == live && address[reached[t]] == a) }
 
+#define NOBODY_IS_IN(n) \
+    (reachedNode[R0] != n && reachedNode[R1] != n && reachedNode[P0] != n && reachedNode[P1] != n)
+
+/* What an old root says matters no more when nobody is in it. */
+inline forget(n) {
+    if
+    :: n > 0 && NOBODY_IS_IN(n) -> entry[n * 2] = 0; entry[n * 2 + 1] = 0
+    :: else
+    fi
+}
+
 inline find(t, a) {
-    reachedNode[t] = NODES;
     if
     :: reached[t] = directory[a]
     :: true
     fi;
     if
     :: reached[t] == 0 ->
-        reachedNode[t] = root;
-        d_step { reached[t] = entry[reachedNode[t] * 2 + a]; reachedNode[t] = NODES }
+        reachedNode[t] = 0;
+        d_step {
+            reached[t] = entry[reachedNode[t] * 2 + a];
+            n = reachedNode[t];
+            reachedNode[t] = NODES;
+            forget(n);
+            n = 0
+        }
     :: else
     fi
 }
 
 proctype Reader(byte t) {
-    byte a;
+    byte a, n;
     do
     :: break
     :: true ->
         if
-        :: d_step { a = 0; enter(t) }
-        :: d_step { a = 1; enter(t) }
+        :: d_step { a = 0; enterAt(t, 0) }
+        :: d_step { a = 1; enterAt(t, 1) }
         fi;
         find(t, a);
         if
@@ -124,14 +155,14 @@ proctype Reader(byte t) {
 }
 
 proctype Pinner(byte t) {
-    byte a;
+    byte a, n;
     bool mustWake;
     do
     :: break
     :: true ->
         if
-        :: d_step { a = 0; enter(t); busy = busy | BIT(t) }
-        :: d_step { a = 1; enter(t); busy = busy | BIT(t) }
+        :: d_step { a = 0; enterAt(t, 0); busy = busy | BIT(t) }
+        :: d_step { a = 1; enterAt(t, 1); busy = busy | BIT(t) }
         fi;
         find(t, a);
         if
@@ -178,24 +209,37 @@ end_holding:        told & BIT(t)
     od
 }
 
-inline drain(w) {
-    notes[w] = inside;
+/* Unmap's drain of the range of one mapping. */
+inline drainRange(w, a) {
+    notes[w] = inside & reach[a];
     notes[w] == 0
 }
 
-/* Takes a free node, which nobody can reach, for a copy of the root with one other entry. */
-inline build(a, r) {
+/*
+ * Takes a free node, which nobody can reach, for a copy of the root with one other entry, and puts it in the root's
+ * place; the old root is retired. The nodes are then numbered anew, so that the root is node 0.
+ */
+inline replaceRoot(a, r) {
     d_step {
-        n = 0;
+        n = 1;
         do
         :: node[n] == free -> break
         :: else -> n++
         od;
-        assert(n < NODES);
-        assert(reachedNode[R0] != n && reachedNode[R1] != n && reachedNode[P0] != n && reachedNode[P1] != n);
-        node[n] = live;
-        entry[n * 2 + a] = r;
-        entry[n * 2 + 1 - a] = entry[root * 2 + 1 - a]
+        assert(n < NODES && NOBODY_IS_IN(n));
+        node[n] = retired;
+        entry[n * 2] = entry[0];
+        entry[n * 2 + 1] = entry[1];
+        for (i : 0 .. 3) {
+            if
+            :: reachedNode[i] == 0 -> reachedNode[i] = n
+            :: else
+            fi
+        }
+        i = 0;
+        forget(n);
+        entry[a] = r;
+        n = 0
     }
 }
 
@@ -205,8 +249,6 @@ inline reuse(a, r) {
         assert(reached[R0] != r && reached[R1] != r && reached[P0] != r && reached[P1] != r && count[r] == 0);
         record[r] = live;
         address[r] = a;
-        blocked[r] = false;
-        drained[r] = false;
         if
         :: claimed[0] == r -> claimed[0] = 0
         :: else
@@ -218,79 +260,144 @@ inline reuse(a, r) {
     }
 }
 
-/* The new root is in its place; the old one is retired with the record `r`, if any, until a drain has passed. */
-inline publish() {
-    d_step { old = root; root = n; node[old] = retired; n = 0 }
-}
-inline reclaim(w) {
-#ifndef REUSE_WITHOUT_DRAIN
-    drain(w);
+#ifdef DEPARTURE_TAKES_ALL
+#define IS_OVER(life) (life == listed || life == retired)
+#else
+#define IS_OVER(life) (life == listed)
 #endif
+
+/* Takes back what the departure has listed: its sections are over. */
+inline recycle() {
+    isLeaving = false;
+    n = 1;
+    do
+    :: n == NODES -> break
+    :: n < NODES && IS_OVER(node[n]) -> node[n] = free; n++
+    :: n < NODES && !IS_OVER(node[n]) -> n++
+    od;
+    n = 1;
+    do
+    :: n == 3 -> break
+    :: n < 3 && IS_OVER(record[n]) ->
+        record[n] = free;
+        address[n] = NONE;
+        blocked[n] = false;
+        n++
+    :: n < 3 && !IS_OVER(record[n]) -> n++
+    od;
+    n = 0
+}
+
+/* A departure: what is retired by now, if anything, and the sections under way. */
+inline list(a) {
+    n = 1;
+    do
+    :: n == NODES -> break
+    :: n < NODES && node[n] == retired -> node[n] = listed; isLeaving = true; n++
+    :: n < NODES && node[n] != retired -> n++
+    od;
+    n = 1;
+    do
+    :: n == 3 -> break
+    :: n < 3 && record[n] == retired -> record[n] = listed; isLeaving = true; n++
+    :: n < 3 && record[n] != retired -> n++
+    od;
+    n = 0;
+#ifdef DEPARTURE_WAITS_FOR_NOBODY
+    waited = 0
+#else
+#ifdef DEPARTURE_IN_RANGE
+    waited = (isLeaving -> inside & reach[a] : 0)
+#else
+#ifdef LIST_BEFORE_REMOVAL
+    waited = (isLeaving -> waited : 0)
+#else
+    waited = (isLeaving -> inside : 0)
+#endif
+#endif
+#endif
+}
+
+/*
+ * With the lock held, which it gives back: takes back what the last departure has listed, if that is over, and then
+ * lists what was retired since. Its sections may be over by the next look.
+ */
+inline sweep(a) {
     d_step {
-        when(mutexX) ->
-        node[old] = free;
-        entry[old * 2] = 0;
-        entry[old * 2 + 1] = 0;
-        old = 0;
         if
-        :: r -> record[r] = free; address[r] = NONE; drained[r] = false; r = 0
+        :: isLeaving && waited == 0 -> recycle()
+        :: else
+        fi;
+        if
+        :: !isLeaving -> list(a)
         :: else
         fi
+    };
+    d_step {
+        if
+        :: isLeaving && waited == 0 -> recycle()
+        :: else
+        fi;
+        mutexX = false
     }
 }
 
-/* The record that was found is still the one of its mapping. */
+/* The mapping that was claimed is still the one at the address. */
 #ifdef STALE_RECORD
 #define STILL(w) true
 #else
 #ifdef NO_SERIAL
-#define STILL(w) (entry[root * 2 + a] == r)
+#define STILL(w) (entry[a] == r)
 #else
 #ifdef BLOCKED_FOR_SERIAL
-#define STILL(w) (entry[root * 2 + a] == r && blocked[r])
+#define STILL(w) (entry[a] == r && blocked[r])
 #else
-#define STILL(w) (entry[root * 2 + a] == r && claimed[w] == r)
+#define STILL(w) (entry[a] == r && claimed[w] == r)
 #endif
 #endif
 #endif
 
-inline unmap(w) {
+/* With the lock held, which it gives back. */
+inline endClaim(w) {
     d_step {
-        when(mutexX) ->
-        r = entry[root * 2 + a];
-        claimed[w] = r;
-        isDrained = drained[r];
-        if
-        :: r -> blocked[r] = true                                               /* block */
-        :: else
-        fi;
-#ifdef DRAINED_EARLY
-        drained[r] = r != 0
+        assert(claimCount[r] > 0);
+        claimCount[r]--;
+#ifdef CLAIM_ENDS_ALONE
+        blocked[r] = isStuck[r];
+#else
+        blocked[r] = claimCount[r] > 0 || isStuck[r];
 #endif
-    };
+        claimed[w] = 0;
+        r = 0;
+        mutexX = false
+    }
+}
+
+/* Both begin with the lock held and `r` the record at the address. */
+inline unmap(w) {
     if
-    :: r == 0
+    :: r == 0 -> unlock(mutexX)
     :: else ->
-        if
-        :: !isDrained -> drain(w)
-        :: else -> isDrained = false
-        fi;
+        d_step { claimed[w] = r; claimCount[r]++; blocked[r] = true; mutexX = false };     /* block */
+        drainRange(w, a);
         lock(mutexX);
-        if
-        :: STILL(w) -> drained[r] = true
-        :: else
-        fi;
         do
-        :: !STILL(w) -> unlock(mutexX); r = 0; break
+        :: !STILL(w) -> d_step { claimed[w] = 0; r = 0; mutexX = false }; break
+#ifdef BATCH
+        /* Another mapping that was claimed together with this one, and is below it, has pins. */
+        :: STILL(w) && !hasAsked -> endClaim(w); break
+#endif
         :: STILL(w) && count[r] == 0 ->
             claimed[w] = 0;
-            build(a, 0);
+#ifdef LIST_BEFORE_REMOVAL
+            waited = waited | inside;
+#endif
+            replaceRoot(a, 0);                                                  /* remove */
 #ifndef DIRECTORY_KEEPS
             directory[a] = 0;
 #endif
-            publish();                                                          /* remove */
-            d_step { record[r] = retired; mutexX = false };
-            reclaim(w);
+            d_step { record[r] = retired; claimCount[r] = 0; isStuck[r] = false; r = 0 };
+            sweep(a);
             break
         :: STILL(w) && count[r] != 0 && !hasAsked ->
             unlock(mutexX);
@@ -299,41 +406,37 @@ inline unmap(w) {
             lock(mutexX)
         :: STILL(w) && count[r] != 0 && hasAsked ->
             sleep(mutexX, asleepX, W0 + w);
-            wakeUp(mutexX, asleepX, W0 + w)
+            if
+            :: wakeUp(mutexX, asleepX, W0 + w)
+#ifdef GIVE_UP
+            :: d_step { when(mutexX) -> mutexX = true; asleepX = asleepX & ~BIT(W0 + w) };
+                if
+                :: STILL(w) -> isStuck[r] = true; endClaim(w); break            /* EDEADLOCK */
+                :: else
+                fi
+#endif
+            fi
         od;
         hasAsked = false
-    fi;
-    claimed[w] = 0
+    fi
 }
 
 inline map(w) {
-    d_step {
-        when(mutexX) ->
-        if
-        :: entry[root * 2 + a] -> r = 0
-        :: else ->
-            if
-            :: record[1] == free -> r = 1
-            :: record[1] != free && record[2] == free -> r = 2
-            :: else -> r = 0
-            fi
-        fi;
-        mutexX = r != 0
-    };
     if
-    :: r == 0
-    :: else ->
+    :: r != 0 -> d_step { r = 0; mutexX = false }
+    :: r == 0 && record[1] != free && record[2] != free -> sweep(a)
+    :: r == 0 && (record[1] == free || record[2] == free) ->
+        r = (record[1] == free -> 1 : 2);
         reuse(a, r);
-        build(a, r);
-        publish();
-        d_step { directory[a] = r; r = 0; mutexX = false };
-        reclaim(w)
+        replaceRoot(a, r);
+        d_step { directory[a] = r; r = 0 };
+        sweep(a)
     fi
 }
 
 proctype Writer(byte w) {
-    byte a, r, n, old;
-    bool isDrained, hasAsked;
+    byte a, r, n, i;
+    bool hasAsked, isShort;
     do
     :: break
     :: true ->
@@ -341,9 +444,28 @@ proctype Writer(byte w) {
         :: w == 0 -> a = 1
         :: true
         fi;
+        /* Where the code would take fresh memory this does nothing: it is reuse that is searched. */
+        d_step {
+            when(mutexX) ->
+            mutexX = true;
+            i = 0;
+            n = 1;
+            do
+            :: n == NODES -> break
+            :: n < NODES -> i = i + (node[n] == free); n++
+            od;
+            isShort = i < WRITERS;
+            r = (isShort -> 0 : entry[a]);
+            i = 0;
+            n = 0
+        };
         if
-        :: unmap(w)
-        :: w == 0 -> map(w)
+        :: isShort -> isShort = false; sweep(a)
+        :: else ->
+            if
+            :: unmap(w)
+            :: w == 0 -> map(w)
+            fi
         fi;
         a = 0
     od
@@ -351,7 +473,6 @@ proctype Writer(byte w) {
 
 init {
     atomic {
-        node[0] = live;
         record[1] = live;
         address[1] = 0;
         entry[0] = 1;
