@@ -3,12 +3,15 @@
  * attachment.
  *
  * Readers and pinners go on for ever, and each may stop at any time between two operations. A pinner keeps its pin as
- * long as it likes, or until the callback tells it to let go. The unmapper removes the one mapping of the space X.
+ * long as it likes, or until the callback tells it to let go. The unmapper removes a mapping of the space X. With
+ * ELSEWHERE readers also go to another mapping, which stays; with NESTED they may go to the first from in there, in a
+ * section within the section; with STAYS one of them may stay there for ever.
  * The changer attaches, replaces (X and Y), detaches as often as CHANGES says, in any order, and destroys in the end.
  * The searches of `run` go through all interleavings and show that
  *
  * - memory of X is not touched after unmap has returned, by a reader or through a pin;
  * - pins are counted exactly: unmap and detach find none left only if none is, and find out when none is left;
+ * - unmap waits for no section elsewhere, and asks or fails for pins alone, not for counts that are backed out;
  * - when detach, replace or destroy return, no thread is in a section or an unpin of the old space; a detach or
  *   replace that fails leaves all as it was, and so does an unmap that fails, but that the mapping stays blocked
  *   until a later one;
@@ -17,13 +20,14 @@
  *   nothing goes on), and unmap and destroy return though readers and pinners never pause (searched for cycles, under
  *   weak fairness: a thread that can go on all the time does so some time).
  *
- * Memory. All atomics of the code that meet across threads are sequentially consistent, so interleaving the steps is
- * the right model of memory; there is nothing to reorder. `leave` is only a release store there. A drain that sees it
+ * Memory. The steps here are sequentially consistent atomics in the code, so interleaving them is the right model of
+ * memory; there is nothing to reorder. (reuse.pml has steps that are less, and says what they need.) `leave` is only a release store there. A drain that sees it
  * late waits longer, which is as if the thread had left later.
  *
  * The steps, with the names of the code:
  *
- *   enter, leave    the slot's section counter, to odd and to even
+ *   enter, leave    the slot's word, with where the section goes: a reader and a pin to their addresses, an unpin
+ *                   nowhere, since the pin holds what it touches
  *   find            left out here: finding none ends like finding a blocked record, which a removed one is (see
  *                   reuse.pml)
  *   check           a load of the record's state word: blocked, or in transition, which is no other case to a reader
@@ -31,17 +35,18 @@
  *                   been released stays so
  *   count           fetchAdd on the state word; the old value says whether the mapping was blocked
  *   back out        fetchSub, and a wake-up at zero. As a pinner checks before it counts, only those can back out
- *                   that an unmap's drain waits for. Without the check one that tries again and again can keep the
+ *                   that an unmap's drain waits for, if they say where they go (PIN_NOWHERE). Without the check one that tries again and again can keep the
  *                   count from being zero whenever unmap looks, and make it fail without a pin (COUNT_UNCHECKED)
  *   uncount         fetchSub; wakes the space's waiters, with the lock, if the mapping is blocked and the count
  *                   became zero; then takes the pin off the thread's slot; then wakes the access's waiters if it is
  *                   closing
- *   block           fetchOr, under the space's lock, together with the list of accesses to drain
- *   drain           see steps.pml
+ *   block           fetchOr, under the space's lock, together with the list of accesses to drain; part of the claim
+ *   drain           see steps.pml: unmap's of the claimed range, in all accesses; that of a change of everything, in
+ *                   its access
  *   ask             the callback, with no lock held, if the access is still on the list and not being destroyed
  *   remove          with the same look at the count, under the lock, that found it zero
  *   close           isClosing := true, then translation := nil; the access has joined its new space by then
- *   open            isClosing := false, then translation := the new space; the access has left the old space by then
+ *   open            translation := the new space, then isClosing := false; the access has left the old space by then
  *
  * The budget of unmap and detach is a wait that may end at any time (GIVE_UP), without any the wait has no end.
  * Rounds before the last would ask the same again and are left out. With UNPIN_ELSEWHERE the callback may also take a

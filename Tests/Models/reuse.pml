@@ -8,22 +8,34 @@
  * - memory is touched only while its mapping is there, and only through a record that still has the address asked
  *   for;
  * - no record and no node is used anew while a thread can reach it, or holds a pin of it;
- * - two unmaps of one mapping end, and neither removes a mapping that was not blocked and drained since it was made.
+ * - two unmaps of one mapping end, and neither removes a mapping that it has not blocked and drained.
  *
  * The steps have the names of the code: enter, find, check, touch, leave, count, back out, uncount, block, drain,
- * ask, remove, reuse; dataplane.pml has the changes of an access, and says how the steps are to be read. A node has
- * both entries of the space: changing one means a new root, as for a space of one leaf. The directory leads to the
- * same records by another way, whenever a reader chooses it; a miss there falls to the tree.
+ * ask, remove, sweep, reuse; dataplane.pml has the changes of an access, and says how the steps are to be read. A node
+ * has both entries of the space: changing one means a new root, as for a space of one leaf. The directory leads to the
+ * same records by another way, whenever a reader chooses it; a miss there falls to the tree. Each address is a range of
+ * its own: an unmap drains the sections that go to its address, and no others.
  *
  * What the code has to do for that, besides what dataplane.pml says:
  *
- * - An unmap that let go of the lock (to drain, to ask, to wait) finds its record anew by the address, and compares
- *   the serial number that a record gets with each mapping. The same record at the same address may be another
- *   mapping, even a blocked one, whose readers no drain of this unmap has waited for.
- * - A drain that frees retired things has begun after they were retired. The drain before the removal does not do.
+ * - An unmap that let go of the lock (to drain, to ask, to wait) has a claim: it finds the record anew by the address,
+ *   and compares the serial number that a record gets with each mapping. The same record at the same address may be
+ *   another mapping, even a blocked one, whose readers no drain of this unmap has waited for.
+ * - A claim that ends without a removal (BATCH: a mapping claimed together with it has pins) opens the mapping only
+ *   when no other unmap has a claim on it, and none has given up on it (GIVE_UP).
+ * - What is retired waits for a departure: all sections of the moment when it is listed, those too that go elsewhere,
+ *   for every reader passes the nodes. What is retired later is not of that departure.
+ * - The sections are listed after what is retired is out of readers' way, in the order that all threads see: a reader
+ *   whose section is not listed does not find the old pointer any more. Pointers in nodes and tables are release
+ *   stores and acquire loads in the code, and slots are sequentially consistent. That alone does not order the store of
+ *   a pointer before the look at a slot; a full barrier in between does. LIST_BEFORE_REMOVAL is what happens without.
  *
- * Not here: splitting and joining of nodes, directories of more than one level, batches of retired things (each
- * writer drains for its own), and spaces with several accesses.
+ * Memory of a mapping is gone here as soon as that is removed, a little earlier than in the code. Where the code would
+ * take fresh memory for a node or a record, the writer here does nothing, for it is reuse that is searched; and a
+ * departure lists whatever is retired, where the code waits until it is worth while.
+ *
+ * Not here: splitting and joining of nodes, directories of more than one level, claims of several mappings (but for how
+ * they end), and spaces with several accesses.
  */
 #include "steps.pml"
 
@@ -226,7 +238,8 @@ inline replaceRoot(a, r) {
         :: node[n] == free -> break
         :: else -> n++
         od;
-        assert(n < NODES && NOBODY_IS_IN(n));
+        assert(n < NODES);
+        assert(NOBODY_IS_IN(n));
         node[n] = retired;
         entry[n * 2] = entry[0];
         entry[n * 2 + 1] = entry[1];
@@ -396,7 +409,18 @@ inline unmap(w) {
 #ifndef DIRECTORY_KEEPS
             directory[a] = 0;
 #endif
-            d_step { record[r] = retired; claimCount[r] = 0; isStuck[r] = false; r = 0 };
+            d_step {
+#ifdef RECORD_WITHOUT_DEPARTURE
+                record[r] = free;
+                address[r] = NONE;
+                blocked[r] = false;
+#else
+                record[r] = retired;
+#endif
+                claimCount[r] = 0;
+                isStuck[r] = false;
+                r = 0
+            };
             sweep(a);
             break
         :: STILL(w) && count[r] != 0 && !hasAsked ->
