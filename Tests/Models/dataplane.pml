@@ -12,17 +12,17 @@
  * - memory of X is not touched after unmap has returned, by a reader or through a pin;
  * - pins are counted exactly: unmap and detach find none left only if none is, and find out when none is left;
  * - unmap waits for no section elsewhere, and asks or fails for pins alone, not for counts that are backed out;
- * - when detach, replace or destroy return, no thread is in a section or an unpin of the old space; a detach or
- *   replace that fails leaves all as it was, and so does an unmap that fails, but that the mapping stays blocked
- *   until a later one;
+ * - when detach, replace or destroy return, no thread is in a section or an unpin of the old space, wherever the
+ *   section goes; a detach or replace that fails leaves all as it was, and so does an unmap that fails, but that the
+ *   mapping stays blocked until a later one;
  * - when destroy has returned, no callback runs or begins;
  * - no wake-up is lost: where a thread waits for another, none of them stops for ever (searched for states in which
  *   nothing goes on), and unmap and destroy return though readers and pinners never pause (searched for cycles, under
  *   weak fairness: a thread that can go on all the time does so some time).
  *
  * Memory. The steps here are sequentially consistent atomics in the code, so interleaving them is the right model of
- * memory; there is nothing to reorder. (reuse.pml has steps that are less, and says what they need.) `leave` is only a release store there. A drain that sees it
- * late waits longer, which is as if the thread had left later.
+ * memory; there is nothing to reorder. (reuse.pml has steps that are less, and says what they need.) `leave` is only a
+ * release store there. A drain that sees it late waits longer, which is as if the thread had left later.
  *
  * The steps, with the names of the code:
  *
@@ -35,8 +35,9 @@
  *                   been released stays so
  *   count           fetchAdd on the state word; the old value says whether the mapping was blocked
  *   back out        fetchSub, and a wake-up at zero. As a pinner checks before it counts, only those can back out
- *                   that an unmap's drain waits for, if they say where they go (PIN_NOWHERE). Without the check one that tries again and again can keep the
- *                   count from being zero whenever unmap looks, and make it fail without a pin (COUNT_UNCHECKED)
+ *                   that an unmap's drain waits for, as long as they say where they go (PIN_NOWHERE). Without the
+ *                   check one that tries again and again can keep the count from being zero whenever unmap looks, and
+ *                   make it fail without a pin (COUNT_UNCHECKED)
  *   uncount         fetchSub; wakes the space's waiters, with the lock, if the mapping is blocked and the count
  *                   became zero; then takes the pin off the thread's slot; then wakes the access's waiters if it is
  *                   closing
@@ -411,7 +412,12 @@ proctype Unmapper() {
             d_step { unmapped = true; mutexX = false }          /* remove */
         :: else ->
             /* EDEADLOCK. The mapping stays, blocked, until a later unmap succeeds. */
-            d_step { assert(gaveUp && blocked && count[X] == pinned); gaveUp = false; mayGiveUp = false; mutexX = false }
+            d_step {
+                assert(gaveUp && blocked && count[X] == pinned);
+                gaveUp = false;
+                mayGiveUp = false;
+                mutexX = false
+            }
         fi
     od
 }
