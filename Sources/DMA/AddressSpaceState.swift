@@ -1,3 +1,5 @@
+import Synchronization
+
 /// What the lock of an address space guards.
 ///
 /// Nothing here blocks or calls out: the methods decide, and `IOAddressSpace` does what they decided once the lock is
@@ -341,16 +343,20 @@ extension AddressSpaceState {
 
 /// The readers that were in an address space at some moment, and what is free once they have left.
 struct Departure {
-    private let sections: [(DMAAccess, [Readers.Seen])]
+    // Not the accesses, which may be done with long before somebody looks again.
+    private let sections: [(Readers, [Readers.Seen])]
     fileprivate let retired: MappingTable.Retired
 
     fileprivate init(of accesses: [DMAAccess], retired: MappingTable.Retired) {
-        sections = accesses.map { ($0, $0.readers.sections) }
+        // What is retired was taken out of readers' way by stores that are only released: a section that is not seen here
+        // must see them.
+        atomicMemoryFence(ordering: .sequentiallyConsistent)
+        sections = accesses.map { ($0.readers, $0.readers.sections) }
         self.retired = retired
     }
 
     fileprivate var isOver: Bool {
-        sections.allSatisfy { access, sections in !sections.contains { access.readers.isUnderWay($0) } }
+        sections.allSatisfy { readers, sections in !sections.contains(where: readers.isUnderWay) }
     }
 }
 

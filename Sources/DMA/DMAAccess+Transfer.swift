@@ -85,15 +85,15 @@ extension DMAAccess {
         message: (_ done: Int, any RemoteMemory, IOVA, _ byteCount: Int) throws(DMAError) -> Void
     ) throws(DMAError) {
         var done = 0
-        var begun: Translation?
+        var begun: UInt64?
         while done < byteCount {
             let iova = IOVA(first.rawValue + UInt64(done))
             let attempt = min(byteCount - done, Reach.maximumCopy)
             let range = IOVARange(first: iova, last: IOVA(iova.rawValue + UInt64(attempt - 1)))
             let step = try inSection(range) { (_, translation) throws(DMAError) -> TransferStep in
                 // A transfer does not follow its access to another address space.
-                guard begun == nil || begun == translation else { throw .notFound }
-                begun = translation
+                guard begun == nil || begun == translation.serial else { throw .notFound }
+                begun = translation.serial
                 let mapping = try translation.find(iova, for: rights)
                 let rest = mapping.range.last.rawValue - iova.rawValue
                 let count = rest < UInt64(attempt) ? Int(rest) + 1 : attempt
@@ -117,10 +117,10 @@ extension DMAAccess {
     }
 
     /// Notes what a message has written at the start of a range, if the access is still attached to where it was written.
-    private func noteWrite(to range: IOVARange, byteCount: Int, in begun: Translation?) {
+    private func noteWrite(to range: IOVARange, byteCount: Int, in begun: UInt64?) {
         let written = IOVARange(first: range.first, last: IOVA(range.first.rawValue + UInt64(byteCount - 1)))
         try? inSection(written) { (_, translation) throws(DMAError) in
-            if translation == begun { translation.noteWrite(to: written) }
+            if translation.serial == begun { translation.noteWrite(to: written) }
         }
     }
 }

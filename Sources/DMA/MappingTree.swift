@@ -133,7 +133,7 @@ extension MappingTree {
             setRoot(leaf)
             return
         }
-        switch insert(mapping, below: node) {
+        switch insert(mapping, below: node, .both) {
         case .none, .nothing: break
         case .one(let new):
             setRoot(new)
@@ -148,15 +148,23 @@ extension MappingTree {
         }
     }
 
-    private mutating func insert(_ mapping: Mapping, below node: TreeNode) -> Replacement {
-        if node.isLeaf { return insert(mapping, intoLeaf: node) }
+    /// The ends of the tree that a node stands at.
+    private struct Ends {
+        let lower, upper: Bool
+
+        static let both = Ends(lower: true, upper: true)
+    }
+
+    private mutating func insert(_ mapping: Mapping, below node: TreeNode, _ ends: Ends) -> Replacement {
+        if node.isLeaf { return insert(mapping, intoLeaf: node, ends) }
         node.forgetHoles()
         let index = max(0, node.index(notAbove: mapping.range.first.rawValue))
+        let childEnds = Ends(lower: ends.lower && index == 0, upper: ends.upper && index == node.count - 1)
         let child = node.child(index)
         let last = mapping.range.last.rawValue
         // A search for the mapping's last address must not go to the next child.
         let isBeyond = index + 1 < node.count && node.first(index + 1) <= last
-        switch insert(mapping, below: child) {
+        switch insert(mapping, below: child, childEnds) {
         case .none, .nothing:
             return isBeyond ? copy(node, with: child, nil, at: index, upTo: last) : .none
         case .one(let new):
@@ -170,7 +178,7 @@ extension MappingTree {
         }
     }
 
-    private mutating func insert(_ mapping: Mapping, intoLeaf node: TreeNode) -> Replacement {
+    private mutating func insert(_ mapping: Mapping, intoLeaf node: TreeNode, _ ends: Ends) -> Replacement {
         let position = node.index(notAbove: mapping.range.first.rawValue) + 1
         let count = node.count
         if count < TreeNode.capacity {
@@ -181,8 +189,9 @@ extension MappingTree {
             new.seal()
             return .one(new)
         }
-        // Addresses that are given out in order fill one leaf after the other.
-        if position == count || position == 0 {
+        // Addresses that are given out in order fill one leaf after the other. Only at the ends of the tree: downwards
+        // from the next leaf to a full one, each mapping would have a leaf of its own.
+        if (position == count && ends.upper) || (position == 0 && ends.lower) {
             let new = makeNode(level: 0)
             new.append(mapping)
             new.seal()
@@ -285,15 +294,21 @@ extension MappingTree {
         return .one(new)
     }
 
-    /// A node in which the small node that is to be the child at `index` is joined with its neighbour; `nil` when the two
-    /// would leave no room to grow.
+    /// A node in which the small node that is to be the child at `index` is joined with a neighbour; `nil` when that would
+    /// leave no room to grow with either.
     private mutating func merge(_ small: TreeNode, at index: Int, in node: TreeNode) -> TreeNode? {
         let count = node.count
-        guard count > 1 else { return nil }
-        let lowerIndex = index + 1 < count ? index : index - 1
+        let room = TreeNode.capacity * 3 / 4 - small.count
+        let lowerIndex: Int
+        if index + 1 < count, node.child(index + 1).count <= room {
+            lowerIndex = index
+        } else if index > 0, node.child(index - 1).count <= room {
+            lowerIndex = index - 1
+        } else {
+            return nil
+        }
         let lower = lowerIndex == index ? small : node.child(lowerIndex)
         let upper = lowerIndex == index ? node.child(index + 1) : small
-        guard lower.count + upper.count <= TreeNode.capacity * 3 / 4 else { return nil }
         let joined = makeNode(level: small.level)
         joined.append(from: lower, 0..<lower.count)
         if joined.isLeaf {

@@ -109,10 +109,11 @@ extension PageDirectory {
         }
     }
 
-    /// Forgets a mapping.
+    /// Forgets a mapping, if it is known: there may have been no room to grow up to its addresses.
     mutating func remove(_ mapping: Mapping) {
-        guard let top else { return }
-        leave(mapping, Pages(mapping.range, pageShift), below: top, level: height - 1, firstPage: 0)
+        let pages = Pages(mapping.range, pageShift)
+        guard let top, reaches(pages.first) else { return }
+        leave(mapping, pages, below: top, level: height - 1, firstPage: 0)
         if top.usedCount == 0 { removeAll() }
     }
 

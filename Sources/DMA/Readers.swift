@@ -86,7 +86,8 @@ final class Readers: @unchecked Sendable {  // The slots are atomic, and their m
     @inline(__always)
     private func currentSlot() -> UnsafeMutablePointer<Slot> {
         let number = ThreadNumber.current
-        if number < Readers.firstBlockCount && number < usedCount.load(ordering: .relaxed) {
+        // Whoever drains has to look at as many slots as this thread has heard of.
+        if number < Readers.firstBlockCount && number < usedCount.load(ordering: .acquiring) {
             return unsafe firstBlock + number
         }
         return unsafe otherSlot(number)
@@ -101,11 +102,11 @@ final class Readers: @unchecked Sendable {  // The slots are atomic, and their m
         if unsafe block == nil {
             let new = unsafe Readers.allocateBlock(index)
             let (isFirst, earlier) = unsafe laterBlocks[index].compareExchange(
-                expected: 0, desired: UInt(bitPattern: new), ordering: .acquiringAndReleasing)
+                expected: 0, desired: UInt(bitPattern: new), ordering: .sequentiallyConsistent)
             if !isFirst { unsafe new.deallocate() }
             unsafe block = isFirst ? new : Block(bitPattern: earlier)
         }
-        var used = usedCount.load(ordering: .relaxed)
+        var used = usedCount.load(ordering: .acquiring)
         while used <= number {
             used =
                 usedCount.compareExchange(
@@ -188,7 +189,7 @@ final class Readers: @unchecked Sendable {  // The slots are atomic, and their m
     }
 
     private func laterBlock(_ index: Int) -> Block? {
-        unsafe Block(bitPattern: laterBlocks[index].load(ordering: .acquiring))
+        unsafe Block(bitPattern: laterBlocks[index].load(ordering: .sequentiallyConsistent))
     }
 
     private static func place(of number: Int) -> (block: Int, offset: Int) {

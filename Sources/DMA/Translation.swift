@@ -3,14 +3,16 @@ import Synchronization
 /// Where the readers of an address space begin. A reference to memory that lives as long as the address space, and that
 /// as long as an access is attached to it.
 @safe
-struct Translation: Equatable, @unchecked Sendable {  // All that changes in it is atomic.
+struct Translation: @unchecked Sendable {  // All that changes in it is atomic.
     private let roots: UnsafeMutablePointer<Roots>
+    private static let lastSerial = Atomic<UInt64>(0)
 
     @safe
     private struct Roots: ~Copyable {
         let tree = Atomic<UInt>(0)
         let directory = Atomic<UInt>(0)
         let pageShift: UInt64
+        let serial: UInt64
         /// Whether writes are noted in the dirty log.
         let tracksWrites = Atomic<Bool>(false)
         /// Set before any access can be attached.
@@ -25,12 +27,11 @@ struct Translation: Equatable, @unchecked Sendable {  // All that changes in it 
 
     var bits: UInt { UInt(bitPattern: unsafe roots) }
 
-    static func == (left: Translation, right: Translation) -> Bool { left.bits == right.bits }
-
     /// Where readers are going to begin. Goes with `deallocate`.
     init(pageSize: UInt64) {
         unsafe roots = .allocate(capacity: 1)
-        unsafe roots.initialize(to: Roots(pageShift: UInt64(pageSize.trailingZeroBitCount)))
+        let serial = Translation.lastSerial.wrappingAdd(1, ordering: .relaxed).newValue
+        unsafe roots.initialize(to: Roots(pageShift: UInt64(pageSize.trailingZeroBitCount), serial: serial))
     }
 
     /// Says whose it is.
@@ -45,6 +46,9 @@ struct Translation: Equatable, @unchecked Sendable {  // All that changes in it 
 
     /// Memory is pinned in pages of two to the power of this.
     var pageShift: UInt64 { unsafe roots.pointee.pageShift }
+
+    /// Tells the address space from those whose roots were in the same memory before.
+    var serial: UInt64 { unsafe roots.pointee.serial }
 
     /// The top node of the mapping tree; zero when nothing is mapped.
     var treeRoot: UInt {

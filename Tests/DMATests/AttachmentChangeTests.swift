@@ -19,6 +19,34 @@ import Testing
         for space in [first, second] { try space.map(object, pages: pages(1)) }
     }
 
+    @Test func `nothing keeps an access that was destroyed, though readers were about when mappings went`() throws {
+        final class Token: Sendable {}
+        var token: Token? = Token()
+        weak let kept = token
+        do {
+            let access = DMAAccess(needsPin: true) { [token] _ in _ = token }
+            try access.attach(to: first)
+            for number in 2..<200 as Range<UInt64> {
+                try first.map(.file(object, offset: 0), at: iova(number * page), byteCount: page, rights: .read)
+            }
+            let (isInside, mayLeave) = (Shared(false), Shared(false))
+            let reader = try OSThread(name: "reader") {
+                try? unsafe access.withMemory(pages(1), rights: .read) { _ in
+                    isInside.update { $0 = true }
+                    mayLeave.wait { $0 }
+                }
+            }
+            isInside.wait { $0 }
+            try first.unmap(pages(2, 198))
+            mayLeave.update { $0 = true }
+            reader.join()
+            access.destroy()
+        }
+        token = nil
+        #expect(kept == nil)
+        #expect(first.ranges == [pages(1)])
+    }
+
     @Test func `R15 an access that was attached is counted and reaches the memory`() throws {
         let access = DMAAccess(needsPin: true) { _ in }
         try access.attach(to: first)

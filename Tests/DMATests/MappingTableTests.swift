@@ -182,4 +182,48 @@ import Testing
         #expect(table.remove(beginningAt: topPage.first) == 500)
         #expect(PageDirectory.find(.max, from: table.translation) == nil)
     }
+
+    @Test func `mappings that the directory has no room for come and go`() throws {
+        let table = try Table()
+        // Two tables for each, and all that a space with few mappings may have.
+        for number in 0..<520 as Range<UInt64> {
+            table.insert(number, at: range(number << 30, (number << 30) + page - 1))
+        }
+        let far: UInt64 = 1 << 50
+        table.insert(1000, at: range(far, far + page - 1))
+        #expect(table.find(IOVA(far)) == [1000, 1000])
+        #expect(table.remove(beginningAt: IOVA(far)) == 1000)
+        #expect(table.find(IOVA(far)) == [nil, nil])
+        #expect((0..<520 as Range<UInt64>).allSatisfy { table.remove(beginningAt: IOVA($0 << 30)) == $0 })
+        #expect(table.mappings.count == 0)
+    }
+
+    @Test(arguments: Descent.allCases)
+    func `nodes are not left almost empty`(descent: Descent) throws {
+        let table = try Table()
+        let count: UInt64 = 20_000
+        switch descent {
+        case .downwards:
+            // A full leaf at the bottom, and a guest that gives out addresses from the top.
+            for number in 0..<64 as Range<UInt64> { table.insert(number, at: pages(number)) }
+            for number in (64..<count).reversed() { table.insert(number, at: pages(number)) }
+        case .thinned:
+            for number in 0..<count { table.insert(number, at: pages(number)) }
+            for number in 0..<count where number % 64 != 0 {
+                #expect(table.remove(beginningAt: pages(number).first) == number)
+            }
+        }
+        let root = try #require(TreeNode(bits: table.translation.treeRoot))
+        #expect(leafCount(below: root) * 16 <= table.mappings.count)
+    }
+
+    /// Orders of insertion and removal that meet the same nodes again and again.
+    enum Descent: CaseIterable {
+        case downwards, thinned
+    }
+
+    private func leafCount(below node: TreeNode) -> Int {
+        if node.isLeaf { return 1 }
+        return (0..<node.count).reduce(0) { $0 + leafCount(below: node.child($1)) }
+    }
 }

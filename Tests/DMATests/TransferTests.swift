@@ -1,7 +1,8 @@
-import DMA
 import Glibc
 import LinuxHost
 import Testing
+
+@testable import DMA
 
 /// What stands behind the mappings of a transfer test.
 enum Variant: String, CaseIterable, Sendable {
@@ -136,6 +137,33 @@ enum Variant: String, CaseIterable, Sendable {
         #expect((isWrite ? fixture.writeError(pages(0, 2)) : fixture.readError(pages(0, 2))) == .notFound)
         #expect(fixture.object.isFilled(pages(1), with: 9))
         #expect(try access.read(pages(1)) == [UInt8](repeating: 9, count: Int(page)))
+    }
+
+    @Test func `a transfer does not go on in an address space that took the memory of its own`() throws {
+        let object = try MemoryObject.anonymous(byteCount: 2 * Int(page))
+        let access = DMAAccess(needsPin: false, onUnmap: nil)
+        let spaces = Shared([IOAddressSpace()])
+        let move: @Sendable () throws(DMAError) -> Void = { () throws(DMAError) in
+            let roots = spaces.value[0].translation.bits
+            try access.detach()
+            spaces.update { $0 = [] }
+            // The memory of what is gone is given out again, sooner or later.
+            for _ in 0..<1000 where spaces.value.last?.translation.bits != roots {
+                spaces.update { $0.append(IOAddressSpace()) }
+            }
+            guard let last = spaces.value.last else { throw .invalid }
+            try last.map(object, pages: pages(1))
+            try access.attach(to: last)
+        }
+        try access.attach(to: spaces.value[0])
+        try spaces.value[0].map(.remote(MovingMemory(move: move)), at: iova(0), byteCount: page, rights: .write)
+        try spaces.value[0].map(object, pages: pages(1))
+        let error = errorOf { () throws(DMAError) in
+            try access.write([UInt8](repeating: 1, count: 2 * Int(page)), to: iova(0))
+        }
+        #expect(error == .notFound)
+        #expect(object.isFilled(pages(1), with: 0))
+        access.destroy()
     }
 
     @Test func `R72 a transfer larger than one copy step arrives whole`() throws {
