@@ -55,6 +55,14 @@ final class CheckedThread {
         }
     }
 
+    /// What it holds, in the order of taking.
+    var heldClasses: [LockClass] { held.map(\.lockClass) }
+
+    /// Where it took what it holds of a class.
+    func place(of lockClass: LockClass, _ instance: ObjectIdentifier?) -> SourcePlace? {
+        held.last { $0.lockClass == lockClass && $0.isSame(as: instance) }?.place
+    }
+
     private func check(_ lock: HeldLock) {
         guard !held.isEmpty else { return }
         let taken = number(of: lock.lockClass)
@@ -87,7 +95,7 @@ final class CheckedThread {
     }
 
     /// The calling thread's name as the kernel has it.
-    private static var name: String {
+    static var name: String {
         var bytes = [CChar](repeating: 0, count: Int(SHIM_THREAD_NAME_SIZE))
         let status = unsafe shim_get_thread_name(&bytes)
         let text = bytes.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }

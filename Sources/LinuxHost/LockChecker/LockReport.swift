@@ -111,7 +111,7 @@ extension LockClass {
     fileprivate func asHeld(_ mode: LockChecker.Mode, since place: SourcePlace) -> String {
         switch kind {
         case .thread: "was started at \(self.place)"
-        case .named, .lock: "holds \(self)\(mode.remark) since \(place)"
+        case .named, .placed, .lock: "holds \(self)\(mode.remark) since \(place)"
         }
     }
 
@@ -119,7 +119,7 @@ extension LockClass {
     fileprivate func asTaken(_ mode: LockChecker.Mode) -> String {
         switch kind {
         case .thread: "the end of \(self)"
-        case .named, .lock: "\(self)\(mode.remark)"
+        case .named, .placed, .lock: "\(self)\(mode.remark)"
         }
     }
 }
