@@ -73,7 +73,7 @@ extension DMAAccess {
 
     /// Runs the callback, inside its class and with an eye on the time that it takes.
     func callBackWatched(_ range: IOVARange, at place: SourcePlace, _ body: (IOVARange) -> Void) {
-        LockChecker.callsBack()
+        LockChecker.callsBack(file: place.file, line: place.line)
         let (limits, made) = (LockChecker.limits, self.place)
         LockChecker.holding(
             callbackClass, instance: ObjectIdentifier(self), mode: .shared, file: place.file, line: place.line
@@ -91,7 +91,7 @@ extension DMAAccess {
     func tellCallingTwice(at place: SourcePlace, beside other: SourcePlace) {
         LockChecker.report(
             .reentrancy, "a callback of the access made at \(self.place), which does not stand it, runs twice at once",
-            classes: [callbackClass], places: [other, place])
+            classes: [callbackClass], places: [other, place].sorted { $0.description < $1.description })
     }
 
     /// Reports that `destroy` has been waiting for a callback for very long.
@@ -131,7 +131,8 @@ extension IOAddressSpace {
                 through: access.callbackClass, instance: ObjectIdentifier(access), file: place.file, line: place.line)
         }
         LockChecker.holding(
-            .telling, instance: ObjectIdentifier(self), mode: .shared, file: place.file, line: place.line) {}
+            .telling, instance: ObjectIdentifier(self), mode: .shared, file: place.file, line: place.line
+        ) {}
     }
 
     /// Runs `body`, which tells consumers of a mapping.

@@ -7,7 +7,7 @@ enum PinRecords {
         let range: IOVARange
         let place: SourcePlace
         let thread: String
-        let threadNumber: Int
+        let threadSerial: UInt64
         /// What the thread held when it pinned.
         let held: [LockClass]
     }
@@ -24,7 +24,7 @@ enum PinRecords {
     static func add(_ range: IOVARange, of access: DMAAccess, at place: SourcePlace) -> UInt64 {
         let record = Record(
             access: ObjectIdentifier(access), range: range, place: place, thread: LockChecker.threadName,
-            threadNumber: ThreadNumber.current, held: LockChecker.heldClasses)
+            threadSerial: LockChecker.threadSerial, held: LockChecker.heldClasses)
         return state.withLock { state in
             state.count += 1
             state.records[state.count] = record
@@ -67,7 +67,7 @@ extension DMAAccess {
 
     /// What may have gone wrong with a pin that is left, as a line of its own.
     private func remark(on pin: PinRecords.Record) -> String {
-        if pin.threadNumber == ThreadNumber.current {
+        if pin.threadSerial == LockChecker.threadSerial {
             return "\n  that is the thread which pinned: it waits for itself, unless the callback releases the pin"
         }
         let taken = LockChecker.classesTaken(inside: callbackClass).filter { !$0.isOfModule }

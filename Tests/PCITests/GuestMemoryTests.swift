@@ -153,7 +153,8 @@ private func failure(of body: () throws -> Void) -> DMAError? {
         function.enableBusMaster()
         let before = try #require(port.memory)
         let pinned = try before.pin(IOVARange(first: IOVA(0), last: IOVA(0xfff)), rights: .read)
-        function.reset()
+        let reports = LockChecker.withRecording { function.reset() }
+        #expect(reports.filter { !$0.isWarning && $0.kind != .lostPin } == [])
         function.enableBusMaster()
         #expect(before.errors == Self.fails)
         #expect(client.space.mappings().map(\.pinCount) == [1])

@@ -1,5 +1,6 @@
 import CLinuxShims
 import Glibc
+import Synchronization
 
 /// One lock that a thread holds, or something that counts as one.
 struct HeldLock {
@@ -14,7 +15,11 @@ struct HeldLock {
 
 /// What one thread holds, as one lock checker sees it. Touched by its thread alone.
 final class CheckedThread {
+    private static let count = Atomic<UInt64>(0)
+
     let checker: LockChecker
+    /// Its number among all that were ever watched, from one.
+    let serial = CheckedThread.count.wrappingAdd(1, ordering: .relaxed).newValue
     private var held: [HeldLock] = []
     /// What the checker has told or was told already, so that it need not be asked under its lock again.
     private var numbers: [LockClass: Int] = [:]

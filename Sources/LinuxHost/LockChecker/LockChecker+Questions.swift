@@ -6,6 +6,9 @@ extension LockChecker {
     /// What the kernel calls the calling thread.
     public static var threadName: String { CheckedThread.name }
 
+    /// A number of the calling thread that no other has, nor had: another one in each recording. Zero when nobody watches.
+    public static var threadSerial: UInt64 { CheckedThread.current?.serial ?? 0 }
+
     /// What the calling thread holds, in the order of taking.
     public static var heldClasses: [LockClass] { CheckedThread.current?.heldClasses ?? [] }
 
