@@ -24,6 +24,8 @@ struct AddressSpaceState {
     var isChangingConsumers = false
     /// Mappings that are coming or going with consumers being told of it.
     var consumerWork = 0
+    /// The readers that hold up what was retired last but one.
+    private var leaving: Departure?
     /// Whether the writes of accesses are noted.
     var tracksWrites = false
     private(set) var alignment: UInt64 = 1
@@ -304,39 +306,51 @@ extension AddressSpaceState {
 // Readers
 
 extension AddressSpaceState {
-    /// What is retired at most before readers are waited for on its account alone.
-    private static let maximumRetired = 4096
-    /// What is retired at least before it is looked whether it can be taken back.
+    /// What is retired at least before it is looked whether readers may still be in it.
     private static let minimumRetired = 64
+    /// What is retired at most before readers are waited for on its account.
+    private static let maximumRetired = 1 << 16
 
-    /// Whether no reader is anywhere in the address space.
-    var areReadersQuiet: Bool { accesses.allSatisfy { $0.readers.areQuiet } }
+    /// Whether a reader may be in a mapping in `range`.
+    func mayReadersBe(in range: IOVARange) -> Bool {
+        accesses.contains { $0.readers.mayBe(in: range) }
+    }
 
-    /// Takes back what is retired if no reader is there; otherwise, when it has become much, hands it over to be taken
-    /// back once the readers have been drained.
-    mutating func sweep() -> Drain? {
-        guard table.retiredCount >= AddressSpaceState.minimumRetired else { return nil }
-        if areReadersQuiet {
-            table.recycleRetired()
-            return nil
+    /// Takes back what was retired before all readers of today began, as far as that is known without waiting.
+    mutating func sweep() {
+        if let earlier = leaving {
+            guard earlier.isOver else { return }
+            table.recycle(earlier.retired)
+            leaving = nil
         }
-        return table.retiredCount < AddressSpaceState.maximumRetired ? nil : beginDrain()
+        guard table.retiredCount >= AddressSpaceState.minimumRetired else { return }
+        let departure = Departure(of: accesses, retired: table.takeRetired())
+        if departure.isOver { table.recycle(departure.retired) } else { leaving = departure }
     }
 
-    /// The readers that are to be drained now, and what becomes free by it.
-    func beginDrain() -> Drain {
-        Drain(accesses: accesses, retired: table.takeRetired())
+    /// Takes everything out, when there are no readers any more, and hands over the memory.
+    mutating func removeAll() -> [Backing] {
+        if let leaving { table.recycle(leaving.retired) }
+        leaving = nil
+        return table.removeAll()
     }
+
+    /// Whether so much is retired that it is time to wait for readers.
+    var isCluttered: Bool { table.retiredCount > AddressSpaceState.maximumRetired }
 }
 
-/// The readers of an address space that have to leave, and what waits for it.
-struct Drain {
-    fileprivate let accesses: [DMAAccess]
-    let retired: MappingTable.Retired
+/// The readers that were in an address space at some moment, and what is free once they have left.
+struct Departure {
+    private let sections: [(DMAAccess, [Readers.Seen])]
+    fileprivate let retired: MappingTable.Retired
 
-    /// Waits for the readers, with no lock held.
-    func wait() {
-        for access in accesses { access.readers.drain() }
+    fileprivate init(of accesses: [DMAAccess], retired: MappingTable.Retired) {
+        sections = accesses.map { ($0, $0.readers.sections) }
+        self.retired = retired
+    }
+
+    fileprivate var isOver: Bool {
+        sections.allSatisfy { access, sections in !sections.contains { access.readers.isUnderWay($0) } }
     }
 }
 
@@ -350,8 +364,8 @@ extension AddressSpaceState {
     enum UnmapStep {
         case finished
         case failed(DMAError)
-        /// Wait for the readers of the mappings that are blocked now.
-        case drain(Drain)
+        /// Wait for the readers of the mappings in this range, which are blocked now.
+        case drain(IOVARange, [DMAAccess])
         /// Pins hold this mapping, which is blocked: ask the accesses to let go.
         case ask(MappingClaim, [DMAAccess])
         /// The mapping is in transition: tell the consumers, then remove it.
@@ -360,21 +374,14 @@ extension AddressSpaceState {
 
     /// Goes on with an unmap for as long as nothing has to be waited for.
     mutating func goOn(_ unmap: inout Unmap) -> UnmapStep {
-        if let drain = unmap.drain {
-            table.recycle(drain.retired)
-            unmap.drain = nil
-        }
         while true {
             if unmap.claims.isEmpty {
                 if let end = claim(for: &unmap) { return end }
-                guard areReadersQuiet else {
-                    let drain = beginDrain()
-                    unmap.drain = drain
-                    return .drain(drain)
-                }
-                table.recycleRetired()
+                if let range = unmap.claimedRange, mayReadersBe(in: range) { return .drain(range, accesses) }
             }
-            if let step = removeClaimed(by: &unmap) { return step }
+            let step = removeClaimed(by: &unmap)
+            sweep()
+            if let step { return step }
         }
     }
 
@@ -447,8 +454,6 @@ struct Unmap {
     fileprivate(set) var next: IOVA?
     /// The mappings it has blocked and is at work on.
     fileprivate(set) var claims: [MappingClaim] = []
-    /// What it waited for last.
-    fileprivate var drain: Drain?
     private(set) var byteCount: UInt64 = 0
     private(set) var hasRemoved = false
     private var backings: [Backing] = []
@@ -456,6 +461,12 @@ struct Unmap {
     init(_ range: IOVARange) {
         self.range = range
         next = range.first
+    }
+
+    /// The addresses from the first claimed mapping to the last.
+    fileprivate var claimedRange: IOVARange? {
+        guard let first = claims.first, let last = claims.last else { return nil }
+        return IOVARange(first: first.range.first, last: last.range.last)
     }
 
     /// Mappings may come and go while an unmap is at work, so the sum may be beyond what the space holds.

@@ -14,7 +14,7 @@ extension DMAAccess {
     ) throws(DMAError) -> PinnedMemory {
         guard mayPin, !rights.isEmpty else { throw .invalid }
         let place = SourcePlace(file: file, line: line)
-        return try inSection(at: place) { (section, translation) throws(DMAError) in
+        return try inSection(range, at: place) { (section, translation) throws(DMAError) in
             let first = try translation.pin(range.first, range, rights)
             var others: [PinnedPiece] = []
             if first.range.last < range.last {
@@ -38,7 +38,7 @@ extension DMAAccess {
     ) {
         // As long as the pin counts on the access, that is attached and its address space alive; and as long as the
         // section lasts, the access is.
-        let section = readers.enter()
+        let section = readers.enter(.nowhere)
         if rights.contains(.write) {
             translation.noteWrite(to: first.range)
             for piece in others { translation.noteWrite(to: piece.range) }

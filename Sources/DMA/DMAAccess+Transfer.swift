@@ -6,12 +6,6 @@ private enum TransferStep {
     case copied(Int)
     /// A message to the peer has to transfer them, under the peer's address.
     case message(any RemoteMemory, IOVA, byteCount: Int)
-
-    /// How many bytes are copied in one section, for which an unmap may have to wait.
-    static let maximumCopy = 64 << 10
-    /// How many bytes remote memory is asked to transfer before it is asked again whether the access is still attached:
-    /// an attachment that ends, as in a reset, does not wait for messages, and ends them here.
-    static let maximumMessage = 64 << 10
 }
 
 extension DMAAccess {
@@ -73,7 +67,7 @@ extension DMAAccess {
         _ body: (UnsafeMutableRawBufferPointer) -> Void
     ) throws(DMAError) {
         guard !rights.isEmpty else { throw .invalid }
-        try inSection(at: SourcePlace(file: file, line: line)) { (_, translation) throws(DMAError) in
+        try inSection(range, at: SourcePlace(file: file, line: line)) { (_, translation) throws(DMAError) in
             var next: IOVA? = range.first
             while let first = next, first <= range.last {
                 let mapping = try translation.find(first, for: rights)
@@ -88,6 +82,9 @@ extension DMAAccess {
 
     /// Goes through a range in steps of one section each. The end does not overflow: the caller has made a range of it.
     ///
+    /// A step is as large as one section copies. Messages are as small because an attachment that ends, as in a reset,
+    /// does not wait for them: the transfer ends at the next step.
+    ///
     /// - Parameters:
     ///   - copy: transfers what follows the first `done` bytes to or from memory of this process.
     ///   - message: the same with memory that is reached by messages, outside of any section.
@@ -101,19 +98,18 @@ extension DMAAccess {
         var begun: Translation?
         while done < byteCount {
             let iova = IOVA(first.rawValue + UInt64(done))
-            let step = try inSection(at: place) { (_, translation) throws(DMAError) -> TransferStep in
+            let attempt = min(byteCount - done, Reach.maximumCopy)
+            let range = IOVARange(first: iova, last: IOVA(iova.rawValue + UInt64(attempt - 1)))
+            let step = try inSection(range, at: place) { (_, translation) throws(DMAError) -> TransferStep in
                 // A transfer does not follow its access to another address space.
                 guard begun == nil || begun == translation else { throw .notFound }
                 begun = translation
                 let mapping = try translation.find(iova, for: rights)
                 let rest = mapping.range.last.rawValue - iova.rawValue
-                let available = rest < UInt64(byteCount - done) ? Int(rest) + 1 : byteCount - done
+                let count = rest < UInt64(attempt) ? Int(rest) + 1 : attempt
                 if mapping.isRemote, case .remote(let link, let shift) = mapping.backing {
-                    return .message(
-                        link.memory, IOVA(iova.rawValue &+ shift),
-                        byteCount: min(available, TransferStep.maximumMessage))
+                    return .message(link.memory, IOVA(iova.rawValue &+ shift), byteCount: count)
                 }
-                let count = min(available, TransferStep.maximumCopy)
                 let part = IOVARange(first: iova, last: IOVA(iova.rawValue + UInt64(count - 1)))
                 unsafe copy(done, mapping.bytes(of: part))
                 if rights.contains(.write) { translation.noteWrite(to: part) }
@@ -122,12 +118,21 @@ extension DMAAccess {
             switch step {
             case .copied(let count):
                 done += count
-            case .message(let memory, let iova, let count):
+            case .message(let memory, let peerAddress, let count):
                 LockChecker.callsBack(file: place.file, line: place.line)
                 LockChecker.waits(file: place.file, line: place.line)
-                try message(done, memory, iova, count)
+                try message(done, memory, peerAddress, count)
+                if rights.contains(.write) { noteWrite(to: range, byteCount: count, in: begun, at: place) }
                 done += count
             }
+        }
+    }
+
+    /// Notes what a message has written at the start of a range, if the access is still attached to where it was written.
+    private func noteWrite(to range: IOVARange, byteCount: Int, in begun: Translation?, at place: SourcePlace) {
+        let written = IOVARange(first: range.first, last: IOVA(range.first.rawValue + UInt64(byteCount - 1)))
+        try? inSection(written, at: place) { (_, translation) throws(DMAError) in
+            if translation == begun { translation.noteWrite(to: written) }
         }
     }
 }

@@ -275,16 +275,17 @@ public final class DMAAccess: Sendable {
 // Use, inside a section
 
 extension DMAAccess {
-    /// Runs `body` inside a section of this thread, with what finds the mappings.
+    /// Runs `body` inside a section of this thread, with what finds the mappings, of which it touches those in `range`.
     ///
     /// - Throws: `ENOENT` when the access is not attached.
     @inline(__always)
     func inSection<Result: ~Copyable>(
-        at place: SourcePlace, _ body: (borrowing Readers.Section, Translation) throws(DMAError) -> Result
+        _ range: IOVARange, at place: SourcePlace,
+        _ body: (borrowing Readers.Section, Translation) throws(DMAError) -> Result
     ) throws(DMAError) -> Result {
         let isWatched = LockChecker.isOn && tellsEntering(at: place)
         defer { if isWatched { tellLeaving() } }
-        let section = readers.enter()
+        let section = readers.enter(Reach(range))
         guard let translation = Translation(bits: translation.load(ordering: .sequentiallyConsistent)) else {
             readers.leave(section)
             if isWatched { tellUse(at: place) }

@@ -81,12 +81,13 @@ extension IOAddressSpace {
         LockChecker.acquire(
             .telling, instance: ObjectIdentifier(self), mode: .shared, file: place.file, line: place.line)
         defer { LockChecker.release(.telling, instance: ObjectIdentifier(self)) }
-        let (range, consumers, drain) = try whenConsumersSettle { (state) throws(DMAError) in
+        let (range, consumers, isCluttered) = try whenConsumersSettle { (state) throws(DMAError) in
             let range = try state.place(pieces, at: iova, rights: rights)
             if !state.consumers.isEmpty { state.consumerWork += 1 }
-            return (range, state.consumers, state.sweep())
+            state.sweep()
+            return (range, state.consumers, state.isCluttered)
         }
-        finish(drain)
+        if isCluttered { clearUp() }
         if !consumers.isEmpty { try push(pieces, in: range, to: consumers, rights: rights) }
         return range.first
     }

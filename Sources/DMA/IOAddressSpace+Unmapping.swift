@@ -32,8 +32,8 @@ extension IOAddressSpace {
                 return unmap.byteCount
             case .failed(let error):
                 throw error
-            case .drain(let drain):
-                drain.wait()
+            case .drain(let range, let accesses):
+                for access in accesses { access.readers.drain(range) }
             case .ask(let claim, let accesses):
                 try askToLetGo(of: claim, accesses, &rounds, at: place)
             case .tearDown(let mapping, let consumers):

@@ -17,7 +17,8 @@ public final class IOAddressSpace: Sendable {
     public struct Configuration: Sendable {
         /// The unit in which memory is pinned, a power of two.
         public var pageSize: UInt64 = 4096
-        /// How often `unmap` asks for the pins of a mapping before it gives up with `EDEADLOCK`.
+        /// How often `unmap` asks for the pins of a mapping before it gives up with `EDEADLOCK`. With zero it never asks;
+        /// a change of attachment asks at least once.
         public var unmapRounds = 100
         /// How long `unmap` waits for the pins of a mapping over all rounds; each has an equal share, counted from when
         /// the callbacks have returned.
@@ -59,7 +60,7 @@ public final class IOAddressSpace: Sendable {
             LockChecker.callsBack()
             for attached in consumers { attached.consumer.unmap(range) }
         }
-        for backing in state.withLock({ $0.table.removeAll() }) { backing.release() }
+        for backing in state.withLock({ $0.removeAll() }) { backing.release() }
         translation.deallocate()
     }
 
@@ -106,11 +107,10 @@ public final class IOAddressSpace: Sendable {
         state.update { _ in }
     }
 
-    /// Waits for the readers that are due, if any, and takes back what they held up.
-    func finish(_ drain: Drain?) {
-        guard let drain else { return }
-        drain.wait()
-        state.withLock { $0.table.recycle(drain.retired) }
+    /// Waits for all readers that are there now, so that what was retired can be taken back.
+    func clearUp() {
+        for access in state.withLock({ $0.accesses }) { access.readers.drain() }
+        state.withLock { $0.sweep() }
     }
 }
 

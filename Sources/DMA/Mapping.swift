@@ -83,21 +83,21 @@ extension Mapping {
     func endTransition() { clear(MappingState.inTransition) }
 
     var isStuck: Bool {
-        get { unsafe record.pointee.isStuck }
-        nonmutating set { unsafe record.pointee.isStuck = newValue }
+        get { unsafe record.pointee.isStuck.load(ordering: .relaxed) }
+        nonmutating set { unsafe record.pointee.isStuck.store(newValue, ordering: .relaxed) }
     }
 
     /// Blocks it for one unmap.
     func claim() -> MappingClaim {
         block()
-        unsafe record.pointee.claimCount += 1
+        unsafe record.pointee.claimCount.wrappingAdd(1, ordering: .relaxed)
         return MappingClaim(of: self)
     }
 
     /// Ends the work of one unmap, and opens the mapping again when no other is at work and none has given up on it.
     func endClaim() {
-        unsafe record.pointee.claimCount -= 1
-        if unsafe record.pointee.claimCount == 0 && !isStuck { clear(MappingState.blocked | MappingState.drained) }
+        let rest = unsafe record.pointee.claimCount.wrappingSubtract(1, ordering: .relaxed).newValue
+        if rest == 0 && !isStuck { clear(MappingState.blocked | MappingState.drained) }
     }
 
     private func set(_ flag: UInt64) {
@@ -115,20 +115,20 @@ extension Mapping {
 struct MappingClaim {
     let range: IOVARange
     private let record: UnsafeMutablePointer<MappingRecord>
-    private let generation: UInt64
+    private let serial: UInt64
 
     fileprivate init(of mapping: Mapping) {
         range = mapping.range
         unsafe record = mapping.record
-        generation = unsafe mapping.record.pointee.generation
+        serial = unsafe mapping.record.pointee.serial
     }
 
     func isOn(_ mapping: Mapping) -> Bool {
-        unsafe record == mapping.record && generation == mapping.record.pointee.generation
+        unsafe record == mapping.record && serial == mapping.record.pointee.serial
     }
 
     func isSame(as other: MappingClaim) -> Bool {
-        unsafe record == other.record && generation == other.generation
+        unsafe record == other.record && serial == other.serial
     }
 }
 

@@ -3,8 +3,8 @@ import Synchronization
 /// What is known of a mapping, in one cache line that does not move while anybody can reach it.
 ///
 /// Readers find it without a lock and look at `state` before anything else. The rest is written before they can find it
-/// and stays as it is until none can reach it any more; only what is marked as the writer's changes, with the lock of
-/// the address space held.
+/// and stays as it is until none can reach it any more; what is marked as the writer's is used with the lock of the
+/// address space held, and atomic only because readers look at its neighbours meanwhile.
 @safe
 struct MappingRecord: ~Copyable {
     let state: Atomic<UInt64>
@@ -19,11 +19,11 @@ struct MappingRecord: ~Copyable {
     /// What a copy may ask for: the rights of the map that introduced the memory.
     let grantableRights: AccessRights
     /// An unmap gave up on it: it stays blocked until one succeeds. The writer's.
-    var isStuck = false
+    let isStuck = Atomic<Bool>(false)
     /// How many unmaps are at work on it. The writer's.
-    var claimCount: UInt32 = 0
+    let claimCount = Atomic<UInt32>(0)
     /// Tells apart the mappings that are here one after the other.
-    let generation: UInt64
+    let serial: UInt64
 }
 
 /// The word of a mapping at which readers, pinners and unmaps meet.

@@ -21,7 +21,7 @@ struct MappingSlab: ~Copyable {
 
     /// The chunks with free records.
     private var available: [Chunk] = unsafe []
-    private var nextGeneration: UInt64 = 0
+    private var nextSerial: UInt64 = 0
 
     init() {
         precondition(MemoryLayout<MappingRecord>.stride == MappingSlab.recordSize, "a record is a cache line")
@@ -40,7 +40,7 @@ struct MappingSlab: ~Copyable {
         range: IOVARange, backing: Backing, rights: AccessRights, grantableRights: AccessRights, inTransition: Bool
     ) -> Mapping {
         let record = unsafe allocate().bindMemory(to: MappingRecord.self, capacity: 1)
-        nextGeneration += 1
+        nextSerial += 1
         let state = inTransition ? MappingState.inTransition : 0
         switch backing {
         case .file(let object, let offset):
@@ -48,12 +48,12 @@ struct MappingSlab: ~Copyable {
                 to: MappingRecord(
                     state: .init(state), range: range, host: object.bytes.baseAddress?.advanced(by: Int(offset)),
                     memory: Unmanaged.passRetained(object), offset: offset, rights: rights,
-                    grantableRights: grantableRights, generation: nextGeneration))
+                    grantableRights: grantableRights, serial: nextSerial))
         case .remote(let link, let shift):
             unsafe record.initialize(
                 to: MappingRecord(
                     state: .init(state), range: range, host: nil, memory: Unmanaged.passRetained(link), offset: shift,
-                    rights: rights, grantableRights: grantableRights, generation: nextGeneration))
+                    rights: rights, grantableRights: grantableRights, serial: nextSerial))
         }
         return unsafe Mapping(record: record)
     }

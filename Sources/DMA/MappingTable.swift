@@ -4,15 +4,19 @@
 /// change takes out of readers' way is retired, and used again once they have been drained.
 @safe
 final class MappingTable {
-    /// Past this number of mappings the tree has more than one node, and the directory is worth what it costs; with half
-    /// as many it no longer is.
+    /// Past this number of mappings the tree has more than one node, and the directory is worth what it costs.
     private static let directoryThreshold = TreeNode.capacity
+    /// So many mappings have to go in a row, each leaving half of the threshold or less, before the directory goes too:
+    /// it must not come and go with every burst of them.
+    private static let patience = 1024
 
     private var slab = MappingSlab()
     private var tree: MappingTree
     private var directory: PageDirectory
     private var hasDirectory = false
     private let mayHaveDirectory: Bool
+    /// How many mappings have gone since the table was last larger than half of the threshold.
+    private var removalsWhileSmall = 0
     /// Removed mappings that readers may still look at.
     private var retiredMappings: [Mapping] = []
 
@@ -72,7 +76,8 @@ final class MappingTable {
         tree.remove(mapping)
         if hasDirectory {
             directory.remove(mapping)
-            if count < MappingTable.directoryThreshold / 2 {
+            removalsWhileSmall = count > MappingTable.directoryThreshold / 2 ? 0 : removalsWhileSmall + 1
+            if removalsWhileSmall > MappingTable.patience {
                 directory.removeAll()
                 hasDirectory = false
             }

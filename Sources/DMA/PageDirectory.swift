@@ -19,7 +19,7 @@ struct PageDirectory: ~Copyable {
     private static var freeTableCount: Int { 1024 }
     /// Past those, the mappings that there have to be for one table more: 16 bytes for each.
     private static var mappingsPerTable: Int { 256 }
-    private static var maximumSpareCount: Int { 16 }
+    private static var maximumSpareCount: Int { 64 }
 
     /// Has the top table and, in its low bits, the number of levels, where readers find them; zero when there is nothing.
     private let translation: Translation
@@ -93,16 +93,17 @@ extension PageDirectory {
     private mutating func enter(
         _ mapping: Mapping, _ pages: Pages, below table: DirectoryTable, level: UInt64, firstPage: UInt64, _ budget: Int
     ) {
-        for slot in pages.slots(level: level, firstPage: firstPage) {
-            let entry = table.entry(slot.index)
+        for index in pages.indices(level: level, firstPage: firstPage) {
+            let entryPages = PageDirectory.pages(ofEntry: index, level: level, firstPage: firstPage)
+            let entry = table.entry(index)
             if let child = entry.table {
-                enter(mapping, pages, below: child, level: level - 1, firstPage: slot.pages.lowerBound, budget)
+                enter(mapping, pages, below: child, level: level - 1, firstPage: entryPages.lowerBound, budget)
             } else if entry.mapping == nil {
-                if level == 0 || pages.cover(slot.pages) {
-                    table.set(slot.index, .init(mapping))
+                if level == 0 || pages.cover(entryPages) {
+                    table.set(index, .init(mapping))
                 } else if let child = makeTable(within: budget) {
-                    enter(mapping, pages, below: child, level: level - 1, firstPage: slot.pages.lowerBound, budget)
-                    table.set(slot.index, .init(child))
+                    enter(mapping, pages, below: child, level: level - 1, firstPage: entryPages.lowerBound, budget)
+                    table.set(index, .init(child))
                 }
             }
         }
@@ -118,16 +119,17 @@ extension PageDirectory {
     private mutating func leave(
         _ mapping: Mapping, _ pages: Pages, below table: DirectoryTable, level: UInt64, firstPage: UInt64
     ) {
-        for slot in pages.slots(level: level, firstPage: firstPage) {
-            let entry = table.entry(slot.index)
+        for index in pages.indices(level: level, firstPage: firstPage) {
+            let entryPages = PageDirectory.pages(ofEntry: index, level: level, firstPage: firstPage)
+            let entry = table.entry(index)
             if let child = entry.table {
-                leave(mapping, pages, below: child, level: level - 1, firstPage: slot.pages.lowerBound)
+                leave(mapping, pages, below: child, level: level - 1, firstPage: entryPages.lowerBound)
                 if child.usedCount == 0 {
-                    table.set(slot.index, .nothing)
+                    table.set(index, .nothing)
                     retire(child)
                 }
             } else if entry == DirectoryEntry(mapping) {
-                table.set(slot.index, .nothing)
+                table.set(index, .nothing)
             }
         }
     }
@@ -212,16 +214,24 @@ private struct Pages {
         whole.lowerBound <= pages.lowerBound && pages.upperBound <= whole.upperBound
     }
 
-    /// The entries of a table that stand for pages of the mapping, each with all of its pages.
-    func slots(level: UInt64, firstPage: UInt64) -> some Sequence<(index: Int, pages: Range<UInt64>)> {
+    /// The entries of a table that stand for pages of the mapping.
+    ///
+    /// - Parameter firstPage: the first page that the table stands for.
+    func indices(level: UInt64, firstPage: UInt64) -> ClosedRange<Int> {
         let shift = level * PageDirectory.levelBits
         let tableLast = firstPage + (UInt64(DirectoryTable.entryCount) << shift) - 1
         let lower = (max(first, firstPage) - firstPage) >> shift
         let upper = (min(last, tableLast) - firstPage) >> shift
-        return (lower...upper).lazy.map { index in
-            let start = firstPage + (index << shift)
-            return (Int(index), start..<start + (1 << shift))
-        }
+        return Int(lower)...Int(upper)
+    }
+}
+
+extension PageDirectory {
+    /// The pages that an entry of a table stands for.
+    fileprivate static func pages(ofEntry index: Int, level: UInt64, firstPage: UInt64) -> Range<UInt64> {
+        let count: UInt64 = 1 << (level * levelBits)
+        let first = firstPage + UInt64(index) * count
+        return first..<first + count
     }
 }
 

@@ -32,8 +32,13 @@ public struct PinnedMemory: ~Copyable, @unchecked Sendable {  // What it refers 
         precondition(isReleased, "pinned memory was dropped without unpin()")
     }
 
-    /// The number of pinned bytes.
-    public var byteCount: Int { others.reduce(first.byteCount) { $0 + $1.byteCount } }
+    /// The number of pinned bytes; `Int.max` for more, which mappings of the same memory can add up to.
+    public var byteCount: Int {
+        others.reduce(first.byteCount) { sum, piece in
+            let (total, overflow) = sum.addingReportingOverflow(piece.byteCount)
+            return overflow ? .max : total
+        }
+    }
 
     /// How many segments `forEachSegment` has.
     public var segmentCount: Int {

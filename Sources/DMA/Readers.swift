@@ -5,16 +5,16 @@ import Synchronization
 /// The threads that are inside a read section of one access, and the pins that the access has.
 ///
 /// Each thread has a slot of its own and a cache line for it, so that entering and leaving take no lock and touch nothing
-/// that another thread writes. Whoever has closed something to readers drains them: it waits until each slot was seen
-/// outside of a section, or in another one than at first. The counter of a slot is stored, and what was closed is looked
-/// at, in sequentially consistent order on both sides, so a reader either sees what is closed or is waited for. The
-/// kernel calls it SRCU, and draining `synchronize_srcu`.
+/// that another thread writes. A thread that enters says where it is going. Whoever has closed addresses to readers
+/// drains them: it waits until each slot was seen outside of a section, elsewhere, or in another section than at first.
+/// A slot is stored, and what was closed is looked at, in sequentially consistent order on both sides, so a reader either
+/// sees what is closed or is waited for. The kernel calls it SRCU, and draining `synchronize_srcu`.
 ///
 /// A section is short: it copies a bounded number of bytes, and neither waits nor calls out.
 @safe
 final class Readers: @unchecked Sendable {  // The slots are atomic, and their memory goes with the object.
     struct Slot: ~Copyable {
-        /// Odd while its thread is inside a section. Only that thread stores it.
+        /// A `SectionMark`. Only the slot's thread stores it.
         fileprivate let section = Atomic<UInt64>(0)
         /// The pins that its thread made less those it returned. Only that thread stores it, inside a section.
         fileprivate let pins = Atomic<Int>(0)
@@ -55,13 +55,16 @@ final class Readers: @unchecked Sendable {  // The slots are atomic, and their m
         unsafe firstBlock.deallocate()
     }
 
-    /// Begins a section of the current thread.
+    /// Begins a section of the current thread, which will touch the mappings within `reach` and no others.
     @inline(__always)
-    func enter() -> Section {
+    func enter(_ reach: Reach) -> Section {
         let slot = unsafe currentSlot()
-        let count = unsafe slot.pointee.section.load(ordering: .relaxed)
-        if count & 1 == 1 { return unsafe Section(slot: slot, isNested: true) }
-        unsafe slot.pointee.section.store(count &+ 1, ordering: .sequentiallyConsistent)
+        let mark = SectionMark(bits: unsafe slot.pointee.section.load(ordering: .relaxed))
+        if mark.isInside {
+            unsafe slot.pointee.section.store(mark.widened(by: reach).bits, ordering: .sequentiallyConsistent)
+            return unsafe Section(slot: slot, isNested: true)
+        }
+        unsafe slot.pointee.section.store(mark.next(reach).bits, ordering: .sequentiallyConsistent)
         return unsafe Section(slot: slot, isNested: false)
     }
 
@@ -69,8 +72,8 @@ final class Readers: @unchecked Sendable {  // The slots are atomic, and their m
     @inline(__always)
     func leave(_ section: consuming Section) {
         if section.isNested { return }
-        let count = unsafe section.slot.pointee.section.load(ordering: .relaxed)
-        unsafe section.slot.pointee.section.store(count &+ 1, ordering: .releasing)
+        let mark = SectionMark(bits: unsafe section.slot.pointee.section.load(ordering: .relaxed))
+        unsafe section.slot.pointee.section.store(mark.outside.bits, ordering: .releasing)
     }
 
     /// Notes that the current thread made pins, or returned them.
@@ -113,27 +116,52 @@ final class Readers: @unchecked Sendable {  // The slots are atomic, and their m
         return unsafe block + offset
     }
 
-    /// Whether no section is under way. What was closed before is out of every reader's reach then.
-    var areQuiet: Bool {
+    /// Whether a section is under way that may touch a mapping in `range`.
+    func mayBe(in range: IOVARange) -> Bool {
         for number in 0..<usedCount.load(ordering: .sequentiallyConsistent) {
-            guard let slot = unsafe slot(number) else { continue }
-            if unsafe slot.pointee.section.load(ordering: .sequentiallyConsistent) & 1 == 1 { return false }
+            if let mark = mark(number), mark.mayTouch(range) { return true }
         }
-        return true
+        return false
+    }
+
+    /// Waits until every section has ended that was under way when this began and may touch a mapping in `range`.
+    ///
+    /// - Precondition: the current thread is in none of them.
+    func drain(_ range: IOVARange) {
+        for number in 0..<usedCount.load(ordering: .sequentiallyConsistent) {
+            guard let seen = mark(number), seen.mayTouch(range) else { continue }
+            precondition(number != ThreadNumber.current, "an address space is changed inside a read section")
+            var patience = Patience()
+            while mark(number)?.isSameSection(as: seen) == true { patience.wait() }
+        }
     }
 
     /// Waits until every section has ended that was under way when this began.
-    ///
-    /// - Precondition: the current thread is in none of them.
     func drain() {
-        for number in 0..<usedCount.load(ordering: .sequentiallyConsistent) {
-            guard let slot = unsafe slot(number) else { continue }
-            let seen = unsafe slot.pointee.section.load(ordering: .sequentiallyConsistent)
-            guard seen & 1 == 1 else { continue }
-            precondition(number != ThreadNumber.current, "an address space is changed inside a read section")
+        for section in sections {
+            precondition(section.number != ThreadNumber.current, "an access is closed inside a read section")
             var patience = Patience()
-            while unsafe slot.pointee.section.load(ordering: .sequentiallyConsistent) == seen { patience.wait() }
+            while isUnderWay(section) { patience.wait() }
         }
+    }
+
+    /// A section that was under way when it was looked for.
+    struct Seen {
+        fileprivate let number: Int
+        fileprivate let mark: SectionMark
+    }
+
+    /// The sections that are under way.
+    var sections: [Seen] {
+        var sections: [Seen] = []
+        for number in 0..<usedCount.load(ordering: .sequentiallyConsistent) {
+            if let mark = mark(number), mark.isInside { sections.append(Seen(number: number, mark: mark)) }
+        }
+        return sections
+    }
+
+    func isUnderWay(_ section: Seen) -> Bool {
+        mark(section.number)?.isSameSection(as: section.mark) == true
     }
 
     /// The number of pins. While the access is closed it only falls; what is read then is never too low.
@@ -144,6 +172,11 @@ final class Readers: @unchecked Sendable {  // The slots are atomic, and their m
             count &+= unsafe slot.pointee.pins.load(ordering: .acquiring)
         }
         return count
+    }
+
+    private func mark(_ number: Int) -> SectionMark? {
+        guard let slot = unsafe slot(number) else { return nil }
+        return SectionMark(bits: unsafe slot.pointee.section.load(ordering: .sequentiallyConsistent))
     }
 
     /// The slot of a thread number below `usedCount`; `nil` for one whose block nobody has needed.
@@ -169,6 +202,88 @@ final class Readers: @unchecked Sendable {  // The slots are atomic, and their m
         let block = unsafe memory.bindMemory(to: Slot.self, capacity: count)
         for offset in 0..<count { unsafe (block + offset).initialize(to: Slot()) }
         return unsafe block
+    }
+}
+
+/// Where a section goes.
+struct Reach {
+    fileprivate let bits: UInt64
+
+    /// It touches memory of mappings that a pin counts on, or none at all.
+    static let nowhere = Reach(bits: SectionMark.nowhere)
+
+    /// What one section copies at most.
+    static let maximumCopy = 64 << 10
+
+    private init(bits: UInt64) { self.bits = bits }
+
+    /// The pages of a range.
+    @inline(__always)
+    init(_ range: IOVARange) {
+        let page = range.first.rawValue & SectionMark.addressMask
+        let distance = range.last.rawValue - page
+        bits =
+            distance < SectionMark.pageSpan
+            ? page | SectionMark.page : distance < SectionMark.copySpan ? page | SectionMark.copy : SectionMark.anywhere
+    }
+}
+
+/// What a slot says: whether its thread is inside a section, which one, and where it goes.
+///
+///     63            12   11      10   9        1   0
+///     first address      where it     count        inside
+///                        goes
+///
+/// It goes nowhere; to the page at the address; to as many pages as one copy can have; or anywhere. The count only has
+/// to differ from one section to the next: should a thread begin exactly 512 sections between two looks at it, it is
+/// waited for a little longer.
+private struct SectionMark {
+    let bits: UInt64
+
+    static let inside: UInt64 = 1
+    static let oneSection: UInt64 = 1 << 1
+    static let countMask: UInt64 = 0x3fe
+    static let destinationMask: UInt64 = 0xc00
+    static let nowhere: UInt64 = 0x000
+    static let page: UInt64 = 0x400
+    static let copy: UInt64 = 0x800
+    static let anywhere: UInt64 = 0xc00
+    static let addressMask: UInt64 = ~0xfff
+    static let pageSpan: UInt64 = 1 << 12
+    static let copySpan = UInt64(Reach.maximumCopy) + pageSpan
+
+    var isInside: Bool { bits & SectionMark.inside != 0 }
+
+    /// Inside the thread's next section.
+    func next(_ reach: Reach) -> SectionMark {
+        SectionMark(bits: (bits &+ SectionMark.oneSection) & SectionMark.countMask | SectionMark.inside | reach.bits)
+    }
+
+    /// Inside the same section, which goes further.
+    func widened(by reach: Reach) -> SectionMark {
+        if reach.bits == SectionMark.nowhere { return self }
+        return SectionMark(bits: bits & (SectionMark.countMask | SectionMark.inside) | SectionMark.anywhere)
+    }
+
+    var outside: SectionMark { SectionMark(bits: bits & SectionMark.countMask) }
+
+    func isSameSection(as other: SectionMark) -> Bool {
+        let mask = SectionMark.countMask | SectionMark.inside
+        return bits & mask == other.bits & mask
+    }
+
+    func mayTouch(_ range: IOVARange) -> Bool {
+        if !isInside { return false }
+        let span: UInt64
+        switch bits & SectionMark.destinationMask {
+        case SectionMark.nowhere: return false
+        case SectionMark.page: span = SectionMark.pageSpan
+        case SectionMark.copy: span = SectionMark.copySpan
+        default: return true
+        }
+        let first = bits & SectionMark.addressMask
+        let (sum, overflow) = first.addingReportingOverflow(span - 1)
+        return first <= range.last.rawValue && range.first.rawValue <= (overflow ? .max : sum)
     }
 }
 

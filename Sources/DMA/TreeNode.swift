@@ -2,7 +2,8 @@ import Synchronization
 
 /// A node of a mapping tree: up to 64 entries, sorted by their first address.
 ///
-///     header      level, number of entries, and what the writer remembers of holes
+///     header      level and number of entries
+///     holes       what the writer remembers of the holes below
 ///     pivots      every eighth first address, so that a search looks at two cache lines of addresses
 ///     firsts      where each mapping begins; above the leaves, an address that no mapping of the child is below
 ///     targets     the mapping's record, or the child
@@ -20,7 +21,6 @@ struct TreeNode: Equatable {
     private struct Header {
         var level: Int32
         var count: Int32
-        var holes: HoleSummary?
     }
 
     /// What lies below a node.
@@ -30,6 +30,7 @@ struct TreeNode: Equatable {
         let largestHole: UInt64
     }
 
+    private static let holeOffset = 16
     private static let pivotOffset = 64
     private static let firstOffset = pivotOffset + groupCount * 8
     private static let targetOffset = firstOffset + capacity * 8
@@ -51,6 +52,10 @@ struct TreeNode: Equatable {
     static func == (left: TreeNode, right: TreeNode) -> Bool { left.bits == right.bits }
 
     private var header: UnsafeMutablePointer<Header> { unsafe base.assumingMemoryBound(to: Header.self) }
+
+    private var holes: UnsafeMutablePointer<HoleSummary?> {
+        unsafe (base + TreeNode.holeOffset).assumingMemoryBound(to: HoleSummary?.self)
+    }
 
     private var pivots: UnsafeMutablePointer<UInt64> {
         unsafe (base + TreeNode.pivotOffset).assumingMemoryBound(to: UInt64.self)
@@ -100,16 +105,29 @@ extension TreeNode {
     @inline(__always)
     func index(notAbove iova: UInt64) -> Int {
         let count = count
-        var group = 0
+        var start = 0
         if count > TreeNode.groupCount {
-            for index in 0..<TreeNode.groupCount { group &+= unsafe pivots[index] <= iova ? 1 : 0 }
-            if group == TreeNode.groupCount { return count - 1 }
+            start = unsafe TreeNode.countNotAbove(iova, pivots) &* TreeNode.groupCount
+            if start == TreeNode.capacity { return count &- 1 }
         }
-        let start = group * TreeNode.groupCount
-        var notAbove = start
-        for index in 0..<TreeNode.groupCount { notAbove &+= unsafe firsts[start + index] <= iova ? 1 : 0 }
+        let notAbove = unsafe start &+ TreeNode.countNotAbove(iova, firsts + start)
         // What follows the entries compares as entries at the very top of the space.
-        return min(notAbove, count) - 1
+        return min(notAbove, count) &- 1
+    }
+
+    /// How many of the eight addresses at a pointer are not above an address.
+    @inline(__always)
+    private static func countNotAbove(_ iova: UInt64, _ group: UnsafeMutablePointer<UInt64>) -> Int {
+        // A comparison is one byte, 0 or 1; asked with `?:` the compiler would branch.
+        var count = unsafe unsafeBitCast(group[0] <= iova, to: UInt8.self)
+        unsafe count &+= unsafeBitCast(group[1] <= iova, to: UInt8.self)
+        unsafe count &+= unsafeBitCast(group[2] <= iova, to: UInt8.self)
+        unsafe count &+= unsafeBitCast(group[3] <= iova, to: UInt8.self)
+        unsafe count &+= unsafeBitCast(group[4] <= iova, to: UInt8.self)
+        unsafe count &+= unsafeBitCast(group[5] <= iova, to: UInt8.self)
+        unsafe count &+= unsafeBitCast(group[6] <= iova, to: UInt8.self)
+        unsafe count &+= unsafeBitCast(group[7] <= iova, to: UInt8.self)
+        return Int(count)
     }
 }
 
@@ -129,7 +147,8 @@ extension TreeNode {
     }
 
     func clear(level: Int) {
-        unsafe header.initialize(to: Header(level: Int32(level), count: 0, holes: nil))
+        unsafe header.initialize(to: Header(level: Int32(level), count: 0))
+        unsafe holes.initialize(to: nil)
     }
 
     func append(_ mapping: Mapping) {
@@ -186,12 +205,12 @@ extension TreeNode {
 extension TreeNode {
     /// Something below has changed.
     func forgetHoles() {
-        unsafe header.pointee.holes = nil
+        unsafe holes.pointee = nil
     }
 
     /// Looks at each entry of the nodes below that changed since it was last asked.
     func holeSummary() -> HoleSummary {
-        if let known = unsafe header.pointee.holes { return known }
+        if let known = unsafe holes.pointee { return known }
         var largest: UInt64 = 0
         var lowest: IOVA?
         var highest = IOVA(0)
@@ -203,7 +222,7 @@ extension TreeNode {
             highest = used.last
         }
         let summary = HoleSummary(used: IOVARange(first: lowest ?? highest, last: highest), largestHole: largest)
-        unsafe header.pointee.holes = summary
+        unsafe holes.pointee = summary
         return summary
     }
 

@@ -216,7 +216,7 @@ import Testing
         #expect(first.alignment == 1)  // R35
     }
 
-    @Test func `after destruction nothing can be done`() throws {
+    @Test func `R35, L19 after destruction nothing can be done`() throws {
         let access = DMAAccess(needsPin: true) { _ in }
         try access.attach(to: first)
         access.destroy()

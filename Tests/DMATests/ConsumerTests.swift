@@ -1,4 +1,5 @@
 import DMA
+import Glibc
 import LinuxHost
 import Testing
 
@@ -6,6 +7,7 @@ import Testing
 final class PageTable: MappingConsumer {
     private struct State {
         var entries: [IOVARange: AccessRights] = [:]
+        var backings: [IOVARange: MappingBacking] = [:]
         var log: [String] = []
         var refused: IOVARange?
         var violations = 0
@@ -26,6 +28,12 @@ final class PageTable: MappingConsumer {
     var log: [String] { state.withLock { $0.log } }
     var violations: Int { state.withLock { $0.violations } }
 
+    /// Whether the entry for `range` shows the object's bytes from `offset` on.
+    func shows(_ object: MemoryObject, offset: UInt64, at range: IOVARange) -> Bool {
+        guard case .file(let shown, let place)? = state.withLock({ $0.backings[range] }) else { return false }
+        return shown === object && place == offset
+    }
+
     func refuse(_ range: IOVARange?) { state.withLock { $0.refused = range } }
 
     func map(_ range: IOVARange, _ backing: MappingBacking, rights: AccessRights) throws(DMAError) {
@@ -37,6 +45,7 @@ final class PageTable: MappingConsumer {
                 && !state.entries.keys.contains(where: range.overlaps)
             if !isFit { state.violations += 1 }
             state.entries[range] = rights
+            state.backings[range] = backing
             state.log.append("map \(range)")
         }
     }
@@ -158,7 +167,10 @@ final class PageTable: MappingConsumer {
         try space.attach(table)
     }
 
-    @Test func `M31 while consumers forget a mapping it is there for maps and unmaps and not for accesses`() throws {
+    @Test
+    func `M1, M5, M31, R50 while consumers forget a mapping it is there for maps and unmaps and not for accesses`()
+        throws
+    {
         let entered = Shared(0)
         let mayLeave = Shared(false)
         let isHolding = Shared(false)
@@ -224,7 +236,7 @@ final class PageTable: MappingConsumer {
         #expect(table.violations == 0)
     }
 
-    @Test func `attaching and detaching while others map and unmap keeps the table exact`() throws {
+    @Test func `M3 attaching and detaching while others map and unmap keeps the table exact`() throws {
         let table = PageTable()
         let threads = try (0..<2 as Range<UInt64>).map { number in
             try OSThread(name: "churn \(number)") {
@@ -245,5 +257,130 @@ final class PageTable: MappingConsumer {
         for thread in threads { thread.join() }
         #expect(table.entries == space.ranges)
         #expect(table.violations == 0)
+    }
+
+    @Test func `M1, M25 a mapping in transition is busy even if it sticks out of the request, and cannot be copied`()
+        throws
+    {
+        let entered = Shared(false)
+        let mayLeave = Shared(false)
+        let isHolding = Shared(false)
+        let table = PageTable {
+            guard isHolding.value else { return }
+            entered.update { $0 = true }
+            mayLeave.wait { $0 }
+        }
+        try space.attach(table)
+        try space.map(object, pages: pages(1, 4))
+        isHolding.update { $0 = true }
+        let thread = try OSThread(name: "unmapper") { _ = try? space.unmap(pages(1, 4)) }
+        entered.wait { $0 }
+        #expect(throws: DMAError.busy) { try space.unmap(pages(2)) }
+        #expect(throws: DMAError.busy) { try space.unmap(.everything) }
+        let other = IOAddressSpace()
+        #expect(throws: DMAError.notFound) { try other.copy(pages(1), from: space, to: nil, rights: .read) }
+        // Elsewhere nothing is in the way.
+        isHolding.update { $0 = false }
+        try space.map(object, pages: pages(9))
+        try space.unmap(pages(9))
+        mayLeave.update { $0 = true }
+        thread.join()
+        #expect(space.mappings() == [])
+        #expect(table.entries == [])
+    }
+
+    @Test func `M3 a consumer that comes while a map is half done waits for it and sees the mapping`() throws {
+        let entered = Shared(false)
+        let mayLeave = Shared(false)
+        let slow = PageTable {
+            entered.update { $0 = true }
+            mayLeave.wait { $0 }
+        }
+        try space.attach(slow)
+        let late = PageTable()
+        let mapper = try OSThread(name: "mapper") { try? space.map(object, pages: pages(1)) }
+        entered.wait { $0 }
+        let attacher = try OSThread(name: "attacher") { try? space.attach(late) }
+        for _ in 0..<100 { sched_yield() }
+        #expect(late.entries == [])
+        mayLeave.update { $0 = true }
+        mapper.join()
+        attacher.join()
+        #expect(late.entries == [pages(1)])
+        #expect(late.log == ["map \(pages(1))"])
+    }
+
+    @Test func `M9 of several consumers those that agreed are told to forget, and pins elsewhere stay`() throws {
+        try space.map(object, pages: pages(5))
+        let access = DMAAccess(needsPin: true) { _ in }
+        try access.attach(to: space)
+        let pinned = try access.pin(pages(5), rights: .read)
+        let tables = (0..<3).map { _ in PageTable() }
+        for table in tables { try space.attach(table) }
+        tables[1].refuse(pages(1, 3))
+        #expect(throws: DMAError.outOfMemory) { try space.map(object, pages: pages(1, 3)) }
+        let undone = ["map \(pages(5))", "map \(pages(1, 3))", "unmap \(pages(1, 3))"]
+        #expect(tables.map(\.entries) == [[pages(5)], [pages(5)], [pages(5)]])
+        #expect(tables.map(\.log) == [undone, ["map \(pages(5))"], ["map \(pages(5))"]])
+        #expect(space.mappings() == [MappingSnapshot(pages(5), [.read, .write], pins: 1)])
+        pinned.unpin()
+        access.destroy()
+    }
+
+    @Test func `M51 an aperture may end at the last byte of the space, or be one byte of it`() throws {
+        let upper = PageTable(aperture: range(1 << 63, .max))
+        try space.attach(upper)
+        #expect(space.usableRanges == [range(1 << 63, .max)])
+        try space.map(.file(object, offset: 0), at: iova(.max), byteCount: 1, rights: .read)
+        #expect(upper.entries == [range(.max, .max)])
+        let last = PageTable(aperture: range(.max, .max))
+        try space.attach(last)
+        #expect(space.usableRanges == [range(.max, .max)])
+        #expect(throws: DMAError.invalid) {
+            try space.map(.file(object, offset: 0), at: iova(.max - 1), byteCount: 1, rights: .read)
+        }
+        space.detach(upper)
+        #expect(space.usableRanges == [range(.max, .max)])
+        space.detach(last)
+        #expect(upper.violations + last.violations == 0)
+    }
+
+    @Test func `M51 what keeps a consumer away leaves no trace, in the order granule, mappings, aperture`() throws {
+        try space.map(.file(object, offset: 0), at: iova(100), byteCount: 100, rights: .read)
+        func error(_ aperture: IOVARange, _ granule: UInt64) -> DMAError? {
+            errorOf { () throws(DMAError) in try space.attach(PageTable(aperture: aperture, granule: granule)) }
+        }
+        #expect(error(pages(5), 2 * page) == .invalid)
+        #expect(error(pages(5), 8) == .addressInUse)
+        #expect(error(pages(5), 1) == .addressInUse)
+        #expect(error(range(0, 198), 1) == .addressInUse)
+        #expect(error(range(101, .max), 1) == .addressInUse)
+        #expect([space.usableRanges.count, Int(space.alignment)] == [1, 1])
+        #expect(error(range(100, 199), 4) == nil)
+        #expect(space.usableRanges == [range(100, 199)])
+        #expect(space.alignment == 4)
+    }
+
+    @Test func `M53 a consumer that leaves takes back what was its own and nothing of the others`() throws {
+        let coarse = PageTable(aperture: pages(2, 30), granule: page)
+        let fine = PageTable(aperture: pages(0, 16), granule: 512)
+        let reservation = try space.reserve(pages(8))
+        try space.attach(coarse)
+        try space.attach(fine)
+        try space.map(object, pages: pages(4))
+        #expect(space.usableRanges == [pages(2, 6), pages(9, 7)])
+        #expect(space.alignment == page)
+        space.detach(coarse)
+        #expect(coarse.entries == [])
+        #expect(fine.entries == [pages(4)])
+        #expect(space.usableRanges == [pages(0, 8), pages(9, 7)])
+        #expect(space.alignment == 512)
+        try space.map(.file(object, offset: 512), at: iova(512), byteCount: 512, rights: .read)
+        reservation.release()
+        space.detach(fine)
+        #expect(space.usableRanges == [.everything])
+        #expect(space.alignment == 1)
+        #expect(space.mappings().count == 2)
+        #expect(coarse.violations + fine.violations == 0)
     }
 }

@@ -1,4 +1,5 @@
 import DMA
+import LinuxHost
 import Testing
 
 @Suite final class `Copying mappings` {
@@ -47,7 +48,7 @@ import Testing
         #expect(try access.read(range(0, 0)) == [4])
     }
 
-    @Test func `a copy has no rights that the map which introduced the memory did not have`() throws {
+    @Test func `M41 a copy has no rights that the map which introduced the memory did not have`() throws {
         try source.map(object, pages: pages(4), rights: .read)
         #expect(throws: DMAError.notPermitted) {
             try target.copy(pages(4), from: source, to: iova(0), rights: [.read, .write])
@@ -86,7 +87,7 @@ import Testing
         #expect(target.mappings() == before)
     }
 
-    @Test func `a piece that would begin off the target's alignment is refused`() throws {
+    @Test func `M40 a piece that would begin off the target's alignment is refused`() throws {
         try source.map(.file(object, offset: 0), at: iova(0), byteCount: 100, rights: .read)
         try source.map(.file(object, offset: page), at: iova(100), byteCount: 2 * page - 100, rights: .read)
         let pinning = DMAAccess(needsPin: true) { _ in }
@@ -98,7 +99,7 @@ import Testing
         pinning.destroy()
     }
 
-    @Test func `a pinned and closed mapping can still be copied`() throws {
+    @Test func `M39 a pinned and closed mapping can still be copied`() throws {
         var configuration = IOAddressSpace.Configuration()
         configuration.unmapRounds = 1
         configuration.unmapWait = .zero
@@ -135,5 +136,68 @@ import Testing
         #expect(try access.read(range(0, 0)) == [0])
         try target.unmap(.everything)
         #expect(peer.revocations == 1)
+    }
+
+    @Test func `M39 an empty range and one past the top cannot be said, and the last byte can be copied`() throws {
+        #expect(throws: DMAError.invalid) { try IOVARange(first: iova(0), byteCount: 0) }
+        #expect(throws: DMAError.overflow) { try IOVARange(first: iova(.max), byteCount: 2) }
+        try source.map(.file(object, offset: 5 * page - 1), at: iova(.max - 1), byteCount: 2, rights: .read)
+        try target.copy(range(.max, .max), from: source, to: iova(9), rights: .read)
+        #expect(target.ranges == [range(9, 9)])
+        #expect(try access.read(range(9, 9)) == [5])
+        try target.copy(range(.max - 1, .max), from: source, to: iova(.max - 1), rights: .read)
+        #expect(try access.read(range(.max - 1, .max)) == [4, 5])
+    }
+
+    @Test func `M40 a piece for each of many mappings, back to back, each removed by itself`() throws {
+        for number in 0..<100 as Range<UInt64> {
+            try source.map(
+                .file(object, offset: number % 64 * page), at: iova(number * page), byteCount: page, rights: .read)
+        }
+        try target.copy(range(100, 100 * page - 101), from: source, to: iova(100), rights: .read)
+        #expect(target.mappings().count == 100)
+        #expect(target.ranges.first == range(100, page - 1))
+        #expect(target.ranges.last == range(99 * page, 100 * page - 101))
+        #expect(zip(target.ranges, target.ranges.dropFirst()).allSatisfy { $0.last.rawValue + 1 == $1.first.rawValue })
+        #expect(try target.unmap(pages(50)) == page)
+        #expect(try access.read(range(51 * page, 51 * page)) == [51])
+    }
+
+    @Test func `M42 copies to and fro between two spaces do not wait for each other`() throws {
+        try source.map(object, pages: pages(0, 8))
+        try target.map(object, pages: pages(0, 8))
+        let failures = Shared<[DMAError]>([])
+        let threads = try [(source, target), (target, source)].map { from, to in
+            try OSThread(name: "copier") {
+                for _ in 0..<500 {
+                    let error = errorOf { () throws(DMAError) in
+                        let first = try to.copy(pages(2, 4), from: from, to: nil, rights: .read)
+                        try to.unmap(IOVARange(first: first, byteCount: 4 * page))
+                    }
+                    if let error { failures.update { $0.append(error) } }
+                }
+            }
+        }
+        for thread in threads { thread.join() }
+        #expect(failures.value == [])
+        #expect([source, target].map(\.ranges) == [[pages(0, 8)], [pages(0, 8)]])
+    }
+
+    @Test func `M43 however many copies there are, the memory is the same and stays until the last`() throws {
+        let spaces = (0..<20).map { _ in IOAddressSpace() }
+        weak var forgotten: MemoryObject?
+        do {
+            let memory = try MemoryObject.anonymous(byteCount: Int(page))
+            forgotten = memory
+            try source.map(.file(memory, offset: 0), at: iova(0), byteCount: page, rights: [.read, .write])
+        }
+        try target.copy(pages(0), from: source, to: iova(0), rights: [.read, .write])
+        for space in spaces { try space.copy(pages(0), from: source, to: nil, rights: .read) }
+        try source.unmap(.everything)
+        for space in spaces { try space.unmap(.everything) }
+        try access.write([77], to: iova(0))
+        #expect(forgotten?.byte(0) == 77)
+        try target.unmap(.everything)
+        #expect(forgotten == nil)
     }
 }

@@ -13,6 +13,13 @@ import Testing
         try space.mapAnywhere(.file(object, offset: offset), byteCount: byteCount, rights: .read)
     }
 
+    /// What an address is aligned to: the size rounded up to a power of two, or the lowest bit of the offset.
+    private func alignment(_ byteCount: UInt64, offset: UInt64) -> UInt64 {
+        var step = byteCount
+        while step & (step - 1) != 0 { step += step & (0 &- step) }
+        return offset == 0 ? step : min(step, offset & (0 &- offset))
+    }
+
     @Test func `M17 the first page is left out, and M20 the lowest hole wins`() throws {
         #expect(try place(page) == iova(page))
         #expect(try place(page) == iova(2 * page))
@@ -89,5 +96,93 @@ import Testing
         let bytes = try access.read(IOVARange(first: first, byteCount: page))
         #expect(bytes == [UInt8](repeating: 0x77, count: Int(page)))
         access.destroy()
+    }
+
+    @Test func `M15 the largest mapping that is found a place has two bytes less than half of the space`() throws {
+        let remote = MappingBacking.remote(PeerMemory(byteCount: 1))
+        let half = UInt64.max / 2
+        for byteCount in [half, half + 1, .max - page] {
+            #expect(throws: DMAError.overflow) { try space.mapAnywhere(remote, byteCount: byteCount, rights: .read) }
+        }
+        #expect(try space.mapAnywhere(remote, byteCount: half - 1, rights: .read) == iova(2 << 20))
+    }
+
+    @Test func `M16, M19 addresses are not rounded up past the top`() throws {
+        let remote = MappingBacking.remote(PeerMemory(byteCount: 1))
+        let megabyte: UInt64 = 1 << 20
+        // From the lowest free address on there is no multiple of the alignment any more, or none with room behind it.
+        for free in [megabyte, 3 * megabyte] {
+            let reservation = try space.reserve(range(0, 0 &- free - 1))
+            #expect(throws: DMAError.noSpace) { try space.mapAnywhere(remote, byteCount: 2 * megabyte, rights: .read) }
+            reservation.release()
+        }
+        let reservation = try space.reserve(range(0, 0 &- 4 * megabyte - 1))
+        let first = try space.mapAnywhere(remote, byteCount: 2 * megabyte, rights: .read)
+        #expect(first == iova(0 &- 4 * megabyte))
+        reservation.release()
+    }
+
+    /// A small world, in which every address can be tried: some pages at the bottom, of which the upper can be reserved
+    /// and the lower allowed, and the last of the space.
+    @Test(arguments: 1...8 as ClosedRange<UInt64>)
+    func `M16, M18, M20, M21 what is found is the lowest place that qualifies`(seed: UInt64) throws {
+        var random = SeededGenerator(seed: seed)
+        let top = UInt64.max / page + 1 - 16
+        let remote = MappingBacking.remote(PeerMemory(byteCount: 1))
+        var reservations: [Reservation] = []
+        for round in 0..<600 {
+            let allowed = [pages(0, 24), pages(24, 16), range(top * page, .max)].filter { _ in
+                Int.random(in: 0..<4, using: &random) != 0
+            }
+            if round % 50 == 0 {
+                try space.unmap(.everything)
+                for reservation in reservations { reservation.release() }
+                try space.allow([])
+                reservations = try (0..<3).map { _ in
+                    try space.reserve(pages(UInt64.random(in: 40..<62, using: &random), 2))
+                }
+                reservations.append(try space.reserve(pages(64, top - 64)))
+            }
+            let reserved = reservations.map(\.range)
+            if (try? space.allow(allowed)) == nil { continue }
+            let byteCount = UInt64.random(in: 1...6, using: &random) * page
+            let offset = UInt64.random(in: 0..<32, using: &random) * page
+            let isRemote = Bool.random(using: &random)
+            let step = alignment(byteCount, offset: isRemote ? 0 : offset)
+            let candidates = (Array(0..<64) + Array(top..<top + 16)).map { IOVA($0 * page) }
+            let expected = candidates.first { first in
+                guard let whole = try? IOVARange(first: first, byteCount: byteCount) else { return false }
+                let window = range(page, .max - page)
+                return first.isAligned(to: step) && window.contains(whole)
+                    && (allowed.isEmpty || allowed.contains { $0.contains(whole) })
+                    && !reserved.contains(where: whole.overlaps) && !space.ranges.contains(where: whole.overlaps)
+            }
+            let backing = isRemote ? remote : MappingBacking.file(object, offset: offset)
+            let found = try? space.mapAnywhere(backing, byteCount: byteCount, rights: .read)
+            #expect(found == expected, "seed \(seed): \(byteCount) bytes from \(offset) among \(space.ranges)")
+            if Int.random(in: 0..<3, using: &random) == 0, let victim = space.ranges.randomElement(using: &random) {
+                try space.unmap(victim)
+            }
+        }
+    }
+
+    @Test(arguments: 1...4 as ClosedRange<UInt64>)
+    func `M22 memory that begins anywhere lands where there is room, in the allowed ranges`(seed: UInt64) throws {
+        var random = SeededGenerator(seed: seed)
+        let allowed = [pages(2, 3), pages(9, 2)]
+        try space.allow(allowed)
+        var before: [IOVARange] = []
+        for _ in 0..<200 {
+            let byteCount = UInt64.random(in: 1...900, using: &random)
+            let offset = UInt64.random(in: 1...4095, using: &random)
+            guard let first = try? place(byteCount, offset: offset) else { continue }
+            let whole = try IOVARange(first: first, byteCount: byteCount)
+            #expect(allowed.contains { $0.contains(whole) })
+            #expect(!before.contains(where: whole.overlaps))
+            #expect(first.isAligned(to: alignment(byteCount, offset: offset)))
+            before.append(whole)
+        }
+        #expect(before.count > 8)
+        #expect(space.ranges == before.sorted { $0.first < $1.first })
     }
 }

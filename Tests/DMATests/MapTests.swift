@@ -1,4 +1,6 @@
 import DMA
+import Glibc
+import LinuxHost
 import Testing
 
 @Suite struct `Mapping` {
@@ -99,7 +101,7 @@ import Testing
         #expect(mapError(at: 0, 65 * page) == .exists)
     }
 
-    @Test func `write rights on a read-only object are refused`() throws {
+    @Test func `R54 write rights on a read-only object are refused`() throws {
         let object = try readOnlyObject()
         #expect(throws: DMAError.notPermitted) {
             try space.map(.file(object, offset: 0), at: iova(0), byteCount: page, rights: [.read, .write])
@@ -131,6 +133,45 @@ import Testing
         reservation.release()
         #expect(mapError(at: 3 * page, 3 * page) == nil)
         reservation.release()
+    }
+
+    @Test func `M8 mapping touches no page of the memory`() throws {
+        let file = try OwnedDescriptor.anonymousMemory(name: "sparse", byteCount: 4 << 30)
+        let sparse = try MemoryObject(adopting: file.duplicate())
+        try space.map(.file(sparse, offset: 0), at: iova(1 << 39), byteCount: 4 << 30, rights: .read)
+        try space.copy(range(1 << 39, (1 << 39) + 99), from: space, to: iova(0), rights: .read)
+        try space.unmap(.everything)
+        var status = stat()
+        #expect(unsafe fstat(file.rawValue, &status) == 0)
+        #expect(status.st_size == 4 << 30)
+        #expect(status.st_blocks == 0)
+    }
+
+    @Test func `M12, M17 the last page can be mapped at a fixed address, whole and up to the last byte`() throws {
+        let first = UInt64.max - page + 1
+        #expect(mapError(at: first, page + 1) == .overflow)
+        #expect(mapError(at: first, page) == nil)
+        #expect(mapError(at: .max, 1) == .exists)
+        #expect(try space.unmap(range(first, .max)) == page)
+        #expect(mapError(at: 0, page) == nil)
+        #expect(space.ranges == [pages(0)])
+    }
+
+    @Test(arguments: [1 << 40, 1 << 63, .max - 2 * 4096] as [UInt64])
+    func `M13 one mapping may have any size that the addresses have room for`(byteCount: UInt64) throws {
+        let peer = PeerMemory(byteCount: 4)
+        try space.map(.remote(peer), at: iova(0), byteCount: byteCount, rights: [.read, .write])
+        let whole = range(0, byteCount - 1)
+        #expect(space.ranges == [whole])
+        #expect(mapError(at: byteCount - 1, 1) == .exists)
+        #expect(mapError(at: byteCount, 1) == nil)
+        let access = DMAAccess(needsPin: false, onUnmap: nil)
+        try access.attach(to: space)
+        try access.write([1, 2, 3, 4], to: iova(0))
+        #expect(peer.bytes == [1, 2, 3, 4])
+        #expect(errorOf { () throws(DMAError) in try access.write([1], to: iova(byteCount - 1)) } == .badAddress)
+        #expect(try space.unmap(whole) == byteCount)
+        access.destroy()
     }
 }
 

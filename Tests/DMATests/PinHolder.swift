@@ -11,6 +11,8 @@ final class PinnedBox: Sendable {
         init(_ memory: consuming PinnedMemory?) { self.memory = memory }
 
         func release() { memory.take()?.unpin() }
+
+        func forEachSegment(_ body: (UnsafeMutableRawBufferPointer) -> Void) { unsafe memory?.forEachSegment(body) }
     }
 
     init(_ memory: consuming PinnedMemory?) {
@@ -19,6 +21,11 @@ final class PinnedBox: Sendable {
 
     func unpin() {
         monitor.withLock { $0.release() }
+    }
+
+    /// The memory, as long as it is pinned.
+    func forEachSegment(_ body: (UnsafeMutableRawBufferPointer) -> Void) {
+        monitor.withLock { unsafe $0.forEachSegment(body) }
     }
 }
 
@@ -65,10 +72,37 @@ final class PinHolder: Sendable {
 
     /// As `pin`, and writes one byte through the pin while no callback can release it.
     func pin(_ range: IOVARange, writing byte: UInt8, at offset: Int) throws(DMAError) {
+        unsafe try pin(range) { segment, _ in unsafe segment[offset] = byte }
+    }
+
+    /// As `pin`, and calls `body` with each segment, and the number of bytes before it, while no callback can release
+    /// the pin.
+    func pin(
+        _ range: IOVARange, _ body: (_ segment: UnsafeMutableRawBufferPointer, _ done: Int) -> Void
+    ) throws(DMAError) {
         try state.withLock { (state) throws(DMAError) in
-            let pinned = try access.pin(range, rights: .write)
-            unsafe pinned.forEachSegment { segment in unsafe segment[offset] = byte }
-            state.pins.append((range, PinnedBox(pinned)))
+            let pinned = try access.pin(range, rights: [.read, .write])
+            let box = PinnedBox(pinned)
+            unsafe Self.walk(box, body)
+            state.pins.append((range, box))
+        }
+    }
+
+    /// Calls `body` as `pin` does, with the memory of the oldest pin, if there is any, and its range.
+    func useOldestPin(_ body: (_ range: IOVARange, _ segment: UnsafeMutableRawBufferPointer, _ done: Int) -> Void) {
+        state.withLock { state in
+            guard let pin = state.pins.first else { return }
+            unsafe Self.walk(pin.box) { segment, done in unsafe body(pin.range, segment, done) }
+        }
+    }
+
+    private static func walk(
+        _ box: PinnedBox, _ body: (_ segment: UnsafeMutableRawBufferPointer, _ done: Int) -> Void
+    ) {
+        var done = 0
+        unsafe box.forEachSegment { segment in
+            unsafe body(segment, done)
+            done += segment.count
         }
     }
 

@@ -79,7 +79,7 @@ import Testing
         #expect(pinError(range(2 * page, 2 * page + 17)) == nil)
     }
 
-    @Test func `R52 a page that the memory does not fill ends the pin`() throws {
+    @Test func `R22, R52 a space with a page that the memory does not fill takes no access that pins`() throws {
         // Without an access that pins, mappings need not be whole pages.
         let space = IOAddressSpace()
         try space.map(.file(object, offset: 0), at: iova(0), byteCount: 100, rights: .read)
@@ -141,6 +141,155 @@ import Testing
         temporary = nil
         let pinned = try access.pin(pages(0), rights: .write)
         #expect(pinned.segmentSizes(writing: 1) == [Int(page)])
+        pinned.unpin()
+    }
+
+    @Test func `R44 an access without a callback cannot pin but can read and write`() throws {
+        try space.map(object, pages: pages(1))
+        let deaf = DMAAccess(needsPin: true, onUnmap: nil)
+        try deaf.attach(to: space)
+        #expect(pinError(pages(1), by: deaf) == .invalid)
+        try deaf.write([7, 8], to: iova(page))
+        #expect(try deaf.read(range(page, page + 1)) == [7, 8])
+        deaf.destroy()
+    }
+
+    @Test func `R47 the errors of a pin come in order: misuse, size, end, attachment, memory`() throws {
+        try space.map(object, pages: pages(1))
+        let unprepared = DMAAccess(needsPin: false) { _ in }
+        // Neither is attached; a range that is empty or too long cannot even be said.
+        #expect(pinError(pages(9), by: unprepared) == .invalid)
+        #expect(pinError(pages(9), [], by: DMAAccess(needsPin: true) { _ in }) == .invalid)
+        #expect(throws: DMAError.invalid) { try IOVARange(first: iova(page), byteCount: 0) }
+        #expect(throws: DMAError.invalid) { try IOVARange(first: iova(.max), byteCount: 0) }
+        #expect(throws: DMAError.overflow) { try IOVARange(first: iova(.max - 1), byteCount: 3) }
+        let detached = DMAAccess(needsPin: true) { _ in }
+        #expect(pinError(range(page + 1, 9 * page), .write, by: detached) == .notFound)
+        #expect(pinError(range(page + 1, 9 * page), .write) == .invalid)
+        for access in [unprepared, detached] { access.destroy() }
+    }
+
+    @Test func `R49 adjacent mappings are pinned up to the last byte of the space`() throws {
+        let top = range(.max - 3 * page + 1, .max)
+        for index in 0..<3 as Range<UInt64> {
+            let first = iova(top.first.rawValue + index * page)
+            try space.map(.file(object, offset: index * page), at: first, byteCount: page, rights: .read)
+        }
+        let pinned = try access.pin(top, rights: .read)
+        #expect(pinned.segmentSizes() == [3 * Int(page)])
+        #expect(space.mappings().map(\.pinCount) == [1, 1, 1])
+        pinned.unpin()
+        #expect(pinError(range(.max, .max)) == .invalid)
+        #expect(pinError(range(.max - page + 1, .max)) == nil)
+        // A hole at the end, in the middle and at the start of the same range.
+        for hole in [2, 1, 0] as [UInt64] {
+            let first = iova(top.first.rawValue + hole * page)
+            try space.unmap(IOVARange(first: first, byteCount: page))
+            #expect(pinError(top) == .notFound)
+            try space.map(.file(object, offset: 0), at: first, byteCount: page, rights: .read)
+            #expect(pinError(top) == nil)
+        }
+        #expect(pinError(.everything) == .notFound)
+    }
+
+    @Test func `R49 thousands of adjacent mappings are pinned as one, and one hole among them is found`() throws {
+        for number in 0..<2000 as Range<UInt64> {
+            try space.map(
+                .file(object, offset: number % 64 * page), at: iova(number * page), byteCount: page, rights: .read)
+        }
+        let whole = pages(0, 2000)
+        let pinned = try access.pin(whole, rights: .read)
+        #expect(pinned.byteCount == 2000 * Int(page))
+        #expect(pinned.segmentCount == 32)
+        #expect(space.mappings().allSatisfy { $0.pinCount == 1 })
+        pinned.unpin()
+        try space.unmap(pages(1999))
+        #expect(pinError(whole) == .notFound)
+        try space.unmap(pages(77))
+        #expect(pinError(pages(0, 1999)) == .notFound)
+        #expect(space.mappings().allSatisfy { $0.pinCount == 0 })
+    }
+
+    @Test func `R51, R55, R56 a closed mapping amid others refuses a pin before its rights are looked at`() throws {
+        var configuration = IOAddressSpace.Configuration()
+        configuration.unmapRounds = 1
+        configuration.unmapWait = .zero
+        let space = IOAddressSpace(configuration)
+        try access.replace(with: space)
+        for number in [1, 2, 3] as [UInt64] { try space.map(object, pages: pages(number), rights: .read) }
+        let pinned = try access.pin(pages(2), rights: .read)
+        #expect(throws: DMAError.deadlock) { try misusing(.lostPin) { try space.unmap(pages(2)) } }
+        #expect(pinError(pages(1, 3)) == .invalid)
+        #expect(pinError(pages(2), .write) == .invalid)
+        #expect(pinError(pages(2, 3)) == .invalid)
+        #expect(pinError(pages(1, 3), .write) == .notPermitted)
+        #expect(space.mappings().map(\.pinCount) == [0, 1, 0])
+        pinned.unpin()
+        #expect(pinError(pages(1, 3)) == .invalid)
+        try space.unmap(pages(2))
+        #expect(pinError(pages(1, 3)) == .notFound)
+    }
+
+    @Test func `R54 no pin for writing gets at memory that cannot be written`() throws {
+        let readOnly = try readOnlyObject()
+        for rights in [.write, [.read, .write]] as [AccessRights] {
+            #expect(throws: DMAError.notPermitted) { try space.map(readOnly, pages: pages(1), rights: rights) }
+        }
+        try space.map(readOnly, pages: pages(1), rights: .read)
+        #expect(throws: DMAError.notPermitted) {
+            try space.copy(pages(1), from: space, to: iova(2 * page), rights: .write)
+        }
+        #expect(pinError(pages(1), .write) == .notPermitted)
+        #expect(pinError(pages(1), .read) == nil)
+    }
+
+    @Test func `R57 segments come in the order of the addresses, whatever the order of the memory`() throws {
+        for number in 0..<8 as Range<UInt64> {
+            object.fill(pages(7 - number), with: UInt8(number))
+            try space.map(
+                .file(object, offset: (7 - number) * page), at: iova(number * page), byteCount: page, rights: .read)
+        }
+        let pinned = try access.pin(range(0, 8 * page - 2), rights: .read)
+        var starts: [UInt8] = []
+        var sizes: [Int] = []
+        unsafe pinned.forEachSegment { segment in
+            unsafe starts.append(segment[0])
+            sizes.append(segment.count)
+        }
+        #expect(starts == [0, 1, 2, 3, 4, 5, 6, 7])
+        #expect(sizes == [Int](repeating: Int(page), count: 7) + [Int(page) - 1])
+        pinned.unpin()
+    }
+
+    @Test func `R58 overlapping pins of different devices hold a mapping until the last is gone`() throws {
+        try space.map(object, pages: pages(0, 8))
+        let other = DMAAccess(needsPin: true) { _ in }
+        try other.attach(to: space)
+        let lower = try access.pin(pages(0, 5), rights: .read)
+        let upper = try other.pin(pages(3, 5), rights: .write)
+        #expect(space.mappings().map(\.pinCount) == [2])
+        lower.unpin()
+        #expect(space.mappings().map(\.pinCount) == [1])
+        #expect(upper.segmentSizes(writing: 6) == [5 * Int(page)])
+        upper.unpin()
+        #expect(space.mappings().map(\.pinCount) == [0])
+        #expect(object.byte(3 * page) == 6)
+        other.destroy()
+    }
+
+    @Test func `R64 a pin outlives the coming and going of a consumer, which sees the same memory`() throws {
+        try space.map(object, pages: pages(1))
+        let pinned = try access.pin(pages(1), rights: .write)
+        let table = PageTable()
+        try space.attach(table)
+        #expect(table.entries == [pages(1)])
+        #expect(table.shows(object, offset: page, at: pages(1)))
+        #expect(pinned.segmentSizes(writing: 0x21) == [Int(page)])
+        space.detach(table)
+        #expect(table.entries == [])
+        #expect(pinned.segmentSizes(writing: 0x22) == [Int(page)])
+        #expect(object.isFilled(pages(1), with: 0x22))
+        #expect(space.mappings().map(\.pinCount) == [1])
         pinned.unpin()
     }
 }

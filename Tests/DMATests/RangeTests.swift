@@ -99,4 +99,44 @@ import Testing
         second.release()
         #expect(space.usableRanges == [.everything])
     }
+
+    @Test func `M47 allowed ranges may touch, may lie in any order, and are gone with an empty list`() throws {
+        try space.allow([range(21, 30), range(5, 20)])
+        #expect(throws: DMAError.addressInUse) { try space.reserve(range(5, 5)) }
+        #expect(throws: DMAError.addressInUse) { try space.reserve(range(30, 40)) }
+        #expect(throws: DMAError.invalid) { try space.allow([range(.max, .max)]) }
+        #expect(throws: DMAError.invalid) { try space.allow([range(1, 9), range(1, 9)]) }
+        try space.allow([])
+        try space.reserve(range(0, 40))
+        try space.allow([range(41, .max)])
+        // What overlaps itself is refused before what overlaps a reservation.
+        #expect(throws: DMAError.invalid) { try space.allow([range(30, 50), range(50, 60)]) }
+        #expect(throws: DMAError.addressInUse) { try space.allow([range(40, 50)]) }
+    }
+
+    @Test func `M49 a reservation may touch mappings and allowed ranges but not by a byte overlap them`() throws {
+        try space.map(.remote(PeerMemory(byteCount: 1)), at: iova(100), byteCount: 100, rights: .read)
+        try space.allow([range(300, 399)])
+        for range in [
+            range(0, 100), range(199, 250), range(150, 150), range(0, .max), range(250, 300), range(399, .max),
+        ] {
+            #expect(throws: DMAError.addressInUse) { try space.reserve(range) }
+        }
+        #expect(space.usableRanges == [.everything])
+        for range in [range(0, 99), range(200, 299), range(400, .max)] { try space.reserve(range) }
+        #expect(space.usableRanges == [range(100, 199), range(300, 399)])
+    }
+
+    @Test func `M50 only the owner's reservation is given back, and once`() throws {
+        let owners = try (0..<3).map { _ in try space.reserve(range(10, 19)) }
+        let part = try space.reserve(range(15, 25))
+        owners[1].release()
+        owners[1].release()
+        #expect(space.usableRanges == [range(0, 9), range(26, .max)])
+        owners[0].release()
+        owners[2].release()
+        #expect(space.usableRanges == [range(0, 14), range(26, .max)])
+        part.release()
+        #expect(space.usableRanges == [.everything])
+    }
 }

@@ -11,7 +11,9 @@ func iova(_ value: UInt64) -> IOVA { IOVA(value) }
 func range(_ first: UInt64, _ last: UInt64) -> IOVARange { IOVARange(first: IOVA(first), last: IOVA(last)) }
 
 /// `count` pages from page number `first` on.
-func pages(_ first: UInt64, _ count: UInt64 = 1) -> IOVARange { range(first * page, (first + count) * page - 1) }
+func pages(_ first: UInt64, _ count: UInt64 = 1) -> IOVARange {
+    range(first * page, first * page + (count * page - 1))
+}
 
 extension IOAddressSpace {
     /// Maps pages of an object at the same page number of the space, readable and writable.
@@ -21,6 +23,24 @@ extension IOAddressSpace {
     }
 
     var ranges: [IOVARange] { mappings().map(\.range) }
+
+    /// The number of attached accesses, as the picture of the space tells it.
+    var accessCount: Int {
+        let words = description.prefix { $0 != "\n" }.split(separator: " ")
+        guard let index = words.firstIndex(of: "accesses,"), index > 0 else { return -1 }
+        return Int(words[index - 1]) ?? -1
+    }
+}
+
+/// Whether assertions are checked in the module under test, as they are unless it was optimised.
+var isDebugBuild: Bool {
+    var isDebug = false
+    assert(
+        {
+            isDebug = true
+            return true
+        }())
+    return isDebug
 }
 
 extension DMAAccess {
@@ -144,8 +164,8 @@ struct SeededGenerator: RandomNumberGenerator {
 }
 
 /// An object over a descriptor that does not allow writing.
-func readOnlyObject(pages count: UInt64 = 64) throws -> MemoryObject {
-    let file = try OwnedDescriptor.anonymousMemory(name: "read-only", byteCount: Int(count * page))
+func readOnlyObject(byteCount: UInt64 = 64 * page) throws -> MemoryObject {
+    let file = try OwnedDescriptor.anonymousMemory(name: "read-only", byteCount: Int(byteCount))
     let number = unsafe open("/proc/self/fd/\(file.rawValue)", O_RDONLY | O_CLOEXEC)
     return try MemoryObject(adopting: number)
 }
@@ -168,4 +188,19 @@ struct OpenFile {
         let count = unsafe readlink("/proc/self/fd/\(number)", &target, target.count)
         return String(decoding: target.prefix(max(0, count)).map(UInt8.init(bitPattern:)), as: UTF8.self)
     }
+}
+
+/// The lines of a text file, without their ends.
+func lines(of path: String) throws -> [String] {
+    guard let file = unsafe fopen(path, "re") else { throw DMAError(errno: errno) }
+    defer { unsafe fclose(file) }
+    var lines: [String] = []
+    var line: UnsafeMutablePointer<CChar>?
+    var capacity = 0
+    defer { unsafe free(line) }
+    while unsafe getline(&line, &capacity, file) > 0 {
+        guard let start = unsafe line else { break }
+        lines.append(unsafe String(String(cString: start).prefix { $0 != "\n" }))
+    }
+    return lines
 }

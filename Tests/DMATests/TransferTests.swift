@@ -1,4 +1,6 @@
 import DMA
+import Glibc
+import LinuxHost
 import Testing
 
 /// What stands behind the mappings of a transfer test.
@@ -103,7 +105,7 @@ enum Variant: String, CaseIterable, Sendable {
         }
     }
 
-    @Test func `what remote memory answers is the caller's error`() throws {
+    @Test func `R69 what remote memory answers is the caller's error`() throws {
         let fixture = try Fixture(.remote)
         try fixture.space.map(
             .remote(PeerMemory(byteCount: 10)), at: iova(0), byteCount: 20, rights: [.read, .write])
@@ -136,7 +138,7 @@ enum Variant: String, CaseIterable, Sendable {
         #expect(try access.read(pages(1)) == [UInt8](repeating: 9, count: Int(page)))
     }
 
-    @Test func `a transfer larger than one copy step arrives whole`() throws {
+    @Test func `R72 a transfer larger than one copy step arrives whole`() throws {
         let count = 5 << 20
         let object = try MemoryObject.anonymous(byteCount: count)
         let space = IOAddressSpace()
@@ -149,7 +151,7 @@ enum Variant: String, CaseIterable, Sendable {
         access.destroy()
     }
 
-    @Test func `memory at the top of the space is read to its last byte`() throws {
+    @Test func `R68 memory at the top of the space is read to its last byte`() throws {
         let fixture = try Fixture(.file)
         fixture.object.fill(pages(0), with: 3)
         try fixture.space.map(
@@ -157,5 +159,74 @@ enum Variant: String, CaseIterable, Sendable {
         #expect(try fixture.access.read(range(.max - 9, .max)) == [UInt8](repeating: 3, count: 10))
         #expect(fixture.writeError(range(.max, .max)) == nil)
         #expect(fixture.object.byte(9) == 1)
+    }
+
+    @Test(arguments: Variant.allCases)
+    func `R70 what was read before the hole is in the buffer, and nothing behind it is touched`(variant: Variant) throws
+    {
+        let fixture = try Fixture(variant)
+        for number in [1, 2, 4] as [UInt64] { try fixture.map(pages(number)) }
+        try fixture.access.write([UInt8](repeating: 5, count: 2 * Int(page)), to: iova(page))
+        var buffer = [UInt8](repeating: 0xee, count: 4 * Int(page))
+        let error = unsafe buffer.withUnsafeMutableBytes { buffer in
+            errorOf { () throws(DMAError) in unsafe try fixture.access.read(pages(1, 4), into: buffer) }
+        }
+        #expect(error == .notFound)
+        #expect(buffer[..<(2 * Int(page))].allSatisfy { $0 == 5 })
+        #expect(buffer[(2 * Int(page))...].allSatisfy { $0 == 0xee })
+        #expect(fixture.writeError(pages(0, 3)) == .notFound)
+        #expect(try fixture.access.read(range(page, page)) == [5])
+    }
+
+    @Test func `R70 a mapping without the right stops a transfer where it begins`() throws {
+        let fixture = try Fixture(.file)
+        try fixture.map(pages(1))
+        try fixture.map(pages(2), rights: .read)
+        #expect(fixture.writeError(pages(1, 2)) == .notPermitted)
+        #expect(fixture.object.isFilled(pages(1), with: 1))
+        #expect(fixture.object.isFilled(pages(2), with: 0))
+    }
+
+    @Test(arguments: Variant.allCases)
+    func `R71 a transfer is no pin: nobody is asked to let go, and nothing is counted`(variant: Variant) throws {
+        let fixture = try Fixture(variant)
+        let calls = Shared(0)
+        let witness = DMAAccess(needsPin: false) { _ in calls.update { $0 += 1 } }
+        try witness.attach(to: fixture.space)
+        let isOver = Shared(false)
+        let (access, unexpected) = (fixture.access, Shared<[DMAError]>([]))
+        let thread = try OSThread(name: "reader") {
+            while !isOver.value {
+                let error = errorOf { () throws(DMAError) in _ = try access.read(pages(0, 2)) }
+                if let error, error != .notFound, error != .invalid, error != .cancelled {
+                    unexpected.update { $0.append(error) }
+                }
+            }
+        }
+        for _ in 0..<300 {
+            for number in [0, 1] as [UInt64] { try fixture.map(pages(number)) }
+            sched_yield()
+            #expect(fixture.space.mappings().allSatisfy { $0.pinCount == 0 })
+            try fixture.space.unmap(pages(0, 2))
+        }
+        isOver.update { $0 = true }
+        thread.join()
+        #expect(calls.value == 0)
+        #expect(unexpected.value == [])
+        witness.destroy()
+    }
+
+    @Test func `R74 neither a promise to pin nor a callback is needed to read and write`() throws {
+        let space = IOAddressSpace()
+        try space.map(
+            .file(try .anonymous(byteCount: Int(page)), offset: 1), at: iova(3), byteCount: 9, rights: [.read, .write])
+        let deaf = DMAAccess(needsPin: false, onUnmap: nil)
+        let hearing = DMAAccess(needsPin: false) { _ in }
+        for access in [deaf, hearing] {
+            try access.attach(to: space)
+            try access.write([4, 5], to: iova(10))
+            #expect(try access.read(range(9, 11)) == [0, 4, 5])
+        }
+        for access in [deaf, hearing] { access.destroy() }
     }
 }

@@ -3,7 +3,7 @@ import Testing
 
 /// Broken promises of a device's own code, which no peer can cause, end the process.
 @Suite struct `Misuse` {
-    @Test func `a pin that is dropped traps`() async {
+    @Test func `L17 a pin that is dropped traps`() async {
         await #expect(processExitsWith: .failure) {
             let access = try attachedAccess()
             _ = try access.pin(pages(0), rights: .read)

@@ -133,7 +133,7 @@ import Testing
         try misusing(.recursion) { try space.unmap(pages(2)) }
         #expect(done.value)
         #expect(space.ranges == [pages(0), pages(1)])
-        access.destroy()
+        misusing(.recursion) { access.destroy() }
     }
 
     @Test func `R62 an unmap waits for a pin that another thread releases`() throws {
@@ -249,5 +249,43 @@ import Testing
             try space.map(.remote(last), at: iova(0), byteCount: page, rights: .read)
         }
         #expect(last.revocations == 1)
+    }
+
+    @Test func `M11 each of adjacent mappings is removed by itself`() throws {
+        let space = try space(with: pages(0), pages(1), pages(2))
+        #expect(try space.unmap(pages(1)) == page)
+        #expect(space.ranges == [pages(0), pages(2)])
+    }
+
+    @Test func `M24 an unmap of nothing or past the top cannot be said, and the last byte is an ordinary one`() throws {
+        #expect(throws: DMAError.invalid) { try IOVARange(first: iova(5), byteCount: 0) }
+        #expect(throws: DMAError.overflow) { try IOVARange(first: iova(.max), byteCount: .max) }
+        let space = try space(with: pages(0))
+        let last = range(.max, .max)
+        #expect(throws: DMAError.notFound) { try space.unmap(last) }
+        #expect(throws: DMAError.notFound) { try space.unmap(range(page, .max)) }
+        try space.map(.file(object, offset: 0), at: iova(.max), byteCount: 1, rights: .read)
+        #expect(try space.unmap(range(1 << 63, .max)) == 1)
+        #expect(try space.unmap(range(0, .max - 1)) == page)
+    }
+
+    @Test func `M25, M27 holes before, between and behind do not matter`() throws {
+        let space = try space(with: pages(3), pages(4), pages(9, 3))
+        try space.map(.file(object, offset: 0), at: iova(.max - 4), byteCount: 5, rights: .read)
+        #expect(try space.unmap(range(2 * page + 17, .max)) == 5 * page + 5)
+        #expect(space.mappings() == [])
+    }
+
+    @Test func `M38 one byte less than a mapping at either end removes nothing`() throws {
+        let space = try space(with: pages(2, 4))
+        let whole = pages(2, 4)
+        for request in [
+            range(whole.first.rawValue + 1, whole.last.rawValue), range(whole.first.rawValue, whole.last.rawValue - 1),
+            range(whole.first.rawValue + page, whole.last.rawValue - page), range(0, whole.last.rawValue - 1),
+            range(whole.first.rawValue + 1, .max),
+        ] {
+            #expect(throws: DMAError.notFound) { try space.unmap(request) }
+        }
+        #expect(space.ranges == [whole])
     }
 }

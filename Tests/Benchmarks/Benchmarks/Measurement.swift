@@ -15,6 +15,7 @@ struct Measurement: Sendable {
         Measurement(name: "churn", summary: "reading while a writer maps and unmaps", run: churn),
         Measurement(name: "memory", summary: "bytes, descriptors and memory areas of many mappings", run: footprint),
         Measurement(name: "heap", summary: "allocations and reference counts of an operation", run: heapTraffic),
+        Measurement(name: "dirty", summary: "reading which pages were written", run: dirtyRead),
     ]
 }
 

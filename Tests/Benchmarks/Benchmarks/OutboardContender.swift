@@ -36,9 +36,9 @@ final class OutboardContender: Contender {
 
     func load(_ iova: IOVA) throws(DMAError) -> UInt64 {
         var value: UInt64 = 0
-        // The buffer is the value itself.
-        try unsafe withUnsafeMutableBytes(of: &value) { (bytes) throws(DMAError) in
-            try unsafe access.read(IOVARange(first: iova, last: IOVA(iova.rawValue + 7)), into: bytes)
+        // The memory is there while the closure runs.
+        unsafe try access.withMemory(IOVARange(first: iova, last: IOVA(iova.rawValue + 7)), rights: .read) {
+            unsafe value = $0.loadUnaligned(as: UInt64.self)
         }
         return value
     }
