@@ -97,7 +97,7 @@ extension DMAAccess {
     /// Reports that `destroy` has been waiting for a callback for very long.
     func tellWaitingLong(at place: SourcePlace, for callback: SourcePlace?) {
         LockChecker.report(
-            .overBudget, "the destruction of the access made at \(self.place) waits and waits for a callback to return",
+            .stalled, "the destruction of the access made at \(self.place) waits and waits for a callback to return",
             classes: [callbackClass], places: [place] + (callback.map { [$0] } ?? []))
     }
 }

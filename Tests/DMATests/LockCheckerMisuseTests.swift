@@ -321,7 +321,7 @@ import Testing
                 }
             }
             for thread in threads { thread.join() }
-        }.filter { $0.kind != .lostPin && !$0.isWarning }
+        }.filter { $0.kind != .lostPin && !$0.isMatterOfTime }
         #expect(reports.map(\.kind) == (isReentrant ? [] : [.reentrancy]))
         #expect(reports.allSatisfy { $0.names("Disk.swift:10", "Main.swift:1", "Main.swift:2") })
         for pin in pins { pin.unpin() }
@@ -381,7 +381,7 @@ import Testing
                     at Main.swift:1
                 """
             ])
-        #expect(checker.reports.map(\.kind) == [.overBudget])
+        #expect(checker.reports.map(\.kind) == [.stalled])
     }
 
     @Test func `a device that behaves is not reported`() throws {
@@ -417,6 +417,6 @@ import Testing
             for holder in holders { holder.access.destroy() }
             _ = try world.space.unmap(.everything)
         }
-        #expect(reports.filter { !$0.isWarning } == [])
+        #expect(reports.filter { !$0.isMatterOfTime } == [])
     }
 }
