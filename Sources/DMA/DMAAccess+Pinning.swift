@@ -1,3 +1,5 @@
+import LinuxHost
+
 extension DMAAccess {
     /// Holds a range of memory in place: until it is unpinned, its mappings are not removed.
     ///
@@ -7,9 +9,12 @@ extension DMAAccess {
     ///   callback; `ENOENT` when it is not attached; then, by ascending address, `ENOENT` for what is not mapped;
     ///   `EINVAL` for a mapping that an unmap has closed, remote memory, or memory that is not made of whole pages but
     ///   for the end of the range; `EPERM` for rights that the mapping does not have.
-    public func pin(_ range: IOVARange, rights: AccessRights) throws(DMAError) -> PinnedMemory {
+    public func pin(
+        _ range: IOVARange, rights: AccessRights, file: StaticString = #fileID, line: UInt32 = #line
+    ) throws(DMAError) -> PinnedMemory {
         guard mayPin, !rights.isEmpty else { throw .invalid }
-        return try inSection(range) { (section, translation) throws(DMAError) in
+        let place = SourcePlace(file: file, line: line)
+        return try inSection(range, at: place) { (section, translation) throws(DMAError) in
             let first = try translation.pin(range.first, range, rights)
             var others: [PinnedPiece] = []
             if first.range.last < range.last {
@@ -21,7 +26,8 @@ extension DMAAccess {
                 }
             }
             readers.addPins(1, in: section)
-            return PinnedMemory(first, others, rights: rights, of: self, in: translation)
+            let record = LockChecker.isOn ? PinRecords.add(range, of: self, at: place) : 0
+            return PinnedMemory(first, others, rights: rights, of: self, in: translation, record: record)
         }
     }
 

@@ -1,3 +1,5 @@
+import LinuxHost
+
 /// What a transfer does inside and after one section.
 private enum TransferStep {
     /// So many bytes were copied.
@@ -15,9 +17,13 @@ extension DMAAccess {
     /// - Throws: `EINVAL` for a buffer of another size; `ENOENT` when the access is not attached, or no longer to where
     ///   the transfer began, or an address is not mapped; `EINVAL` for a mapping that an unmap has closed; `EPERM` for one
     ///   that cannot be read; and what remote memory answers.
-    public func read(_ range: IOVARange, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) {
+    public func read(
+        _ range: IOVARange, into buffer: UnsafeMutableRawBufferPointer, file: StaticString = #fileID,
+        line: UInt32 = #line
+    ) throws(DMAError) {
         guard UInt64(buffer.count) == range.byteCount else { throw .invalid }
-        unsafe try transfer(at: range.first, byteCount: buffer.count, rights: .read) { (done, memory) in
+        let place = SourcePlace(file: file, line: line)
+        unsafe try transfer(at: range.first, byteCount: buffer.count, rights: .read, place) { (done, memory) in
             // A step has at most as many bytes as are left of the buffer.
             let part = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + memory.count])
             unsafe part.copyMemory(from: UnsafeRawBufferPointer(memory))
@@ -34,9 +40,12 @@ extension DMAAccess {
     /// - Throws: `EINVAL` for no bytes; `EOVERFLOW` past the top of the space; `ENOENT` when the access is not attached
     ///   or an address is not mapped; `EINVAL` for a mapping that an unmap has closed; `EPERM` for one that cannot be
     ///   written; and what remote memory answers.
-    public func write(_ bytes: UnsafeRawBufferPointer, to iova: IOVA) throws(DMAError) {
+    public func write(
+        _ bytes: UnsafeRawBufferPointer, to iova: IOVA, file: StaticString = #fileID, line: UInt32 = #line
+    ) throws(DMAError) {
         let range = try IOVARange(first: iova, byteCount: UInt64(bytes.count))
-        unsafe try transfer(at: range.first, byteCount: bytes.count, rights: .write) { (done, memory) in
+        let place = SourcePlace(file: file, line: line)
+        unsafe try transfer(at: range.first, byteCount: bytes.count, rights: .write, place) { (done, memory) in
             unsafe memory.copyMemory(
                 from: UnsafeRawBufferPointer(rebasing: bytes[done..<done + memory.count]))
         } message: { (done, memory, iova, count) throws(DMAError) in
@@ -54,10 +63,11 @@ extension DMAAccess {
     /// - Throws: as `read` and `write`, and `EINVAL` for remote memory. Mappings below the one that an error is about
     ///   have been visited.
     public func withMemory(
-        _ range: IOVARange, rights: AccessRights, _ body: (UnsafeMutableRawBufferPointer) -> Void
+        _ range: IOVARange, rights: AccessRights, file: StaticString = #fileID, line: UInt32 = #line,
+        _ body: (UnsafeMutableRawBufferPointer) -> Void
     ) throws(DMAError) {
         guard !rights.isEmpty else { throw .invalid }
-        try inSection(range) { (_, translation) throws(DMAError) in
+        try inSection(range, at: SourcePlace(file: file, line: line)) { (_, translation) throws(DMAError) in
             var next: IOVA? = range.first
             while let first = next, first <= range.last {
                 let mapping = try translation.find(first, for: rights)
@@ -80,7 +90,7 @@ extension DMAAccess {
     ///   - message: the same with memory that is reached by messages, outside of any section.
     @inline(__always)
     private func transfer(
-        at first: IOVA, byteCount: Int, rights: AccessRights,
+        at first: IOVA, byteCount: Int, rights: AccessRights, _ place: SourcePlace,
         copy: (_ done: Int, UnsafeMutableRawBufferPointer) -> Void,
         message: (_ done: Int, any RemoteMemory, IOVA, _ byteCount: Int) throws(DMAError) -> Void
     ) throws(DMAError) {
@@ -90,7 +100,7 @@ extension DMAAccess {
             let iova = IOVA(first.rawValue + UInt64(done))
             let attempt = min(byteCount - done, Reach.maximumCopy)
             let range = IOVARange(first: iova, last: IOVA(iova.rawValue + UInt64(attempt - 1)))
-            let step = try inSection(range) { (_, translation) throws(DMAError) -> TransferStep in
+            let step = try inSection(range, at: place) { (_, translation) throws(DMAError) -> TransferStep in
                 // A transfer does not follow its access to another address space.
                 guard begun == nil || begun == translation.serial else { throw .notFound }
                 begun = translation.serial
@@ -109,17 +119,19 @@ extension DMAAccess {
             case .copied(let count):
                 done += count
             case .message(let memory, let peerAddress, let count):
+                LockChecker.callsBack(file: place.file, line: place.line)
+                LockChecker.waits(file: place.file, line: place.line)
                 try message(done, memory, peerAddress, count)
-                if rights.contains(.write) { noteWrite(to: range, byteCount: count, in: begun) }
+                if rights.contains(.write) { noteWrite(to: range, byteCount: count, in: begun, at: place) }
                 done += count
             }
         }
     }
 
     /// Notes what a message has written at the start of a range, if the access is still attached to where it was written.
-    private func noteWrite(to range: IOVARange, byteCount: Int, in begun: UInt64?) {
+    private func noteWrite(to range: IOVARange, byteCount: Int, in begun: UInt64?, at place: SourcePlace) {
         let written = IOVARange(first: range.first, last: IOVA(range.first.rawValue + UInt64(byteCount - 1)))
-        try? inSection(written) { (_, translation) throws(DMAError) in
+        try? inSection(written, at: place) { (_, translation) throws(DMAError) in
             if translation.serial == begun { translation.noteWrite(to: written) }
         }
     }

@@ -28,7 +28,7 @@ struct DirtyLog: Sendable {
 
     init(pageSize: UInt64) {
         pageShift = UInt64(pageSize.trailingZeroBitCount)
-        stripes = (0..<DirtyLog.stripeCount).map { _ in Monitor([:]) }
+        stripes = (0..<DirtyLog.stripeCount).map { _ in Monitor([:], as: .dirtyLog) }
     }
 
     /// Notes that bytes of a range were written.

@@ -10,10 +10,11 @@ extension IOAddressSpace {
     ///   or memory past the object's end; `ENOSPC` for too many mappings; and what a consumer answers. Nothing has
     ///   changed then, and remote memory is not revoked.
     public func map(
-        _ backing: MappingBacking, at iova: IOVA, byteCount: UInt64, rights: AccessRights
+        _ backing: MappingBacking, at iova: IOVA, byteCount: UInt64, rights: AccessRights,
+        file: StaticString = #fileID, line: UInt32 = #line
     ) throws(DMAError) {
         let piece = try newPiece(backing, byteCount: byteCount, rights: rights)
-        _ = try insert([piece], at: iova, rights: rights)
+        _ = try insert([piece], at: iova, rights: rights, SourcePlace(file: file, line: line))
     }
 
     /// Shows memory to devices at the lowest address that is free, allowed and suitably aligned. `IOMMU_IOAS_MAP`
@@ -22,10 +23,11 @@ extension IOAddressSpace {
     /// - Throws: as `map`; `EOVERFLOW` for 2^63 − 1 bytes and more, `EINVAL` when the memory is less aligned than the
     ///   address space demands, `ENOSPC` when no hole is large enough.
     public func mapAnywhere(
-        _ backing: MappingBacking, byteCount: UInt64, rights: AccessRights
+        _ backing: MappingBacking, byteCount: UInt64, rights: AccessRights, file: StaticString = #fileID,
+        line: UInt32 = #line
     ) throws(DMAError) -> IOVA {
         let piece = try newPiece(backing, byteCount: byteCount, rights: rights)
-        return try insert([piece], at: nil, rights: rights)
+        return try insert([piece], at: nil, rights: rights, SourcePlace(file: file, line: line))
     }
 
     /// Maps the memory behind a range of an address space (this one or another) here as well, one mapping for each that
@@ -36,12 +38,13 @@ extension IOAddressSpace {
     ///   which introduced the memory did not have; otherwise as `map` and `mapAnywhere`.
     @discardableResult
     public func copy(
-        _ range: IOVARange, from source: IOAddressSpace, to iova: IOVA?, rights: AccessRights
+        _ range: IOVARange, from source: IOAddressSpace, to iova: IOVA?, rights: AccessRights,
+        file: StaticString = #fileID, line: UInt32 = #line
     ) throws(DMAError) -> IOVA {
         try checkRequest(byteCount: range.byteCount, rights: rights)
         let pieces = try source.state.withLock { (state) throws(DMAError) in try state.piecesForCopy(of: range) }
         do throws(DMAError) {
-            return try insert(pieces, at: iova, rights: rights)
+            return try insert(pieces, at: iova, rights: rights, SourcePlace(file: file, line: line))
         } catch {
             for piece in pieces { piece.abandon() }
             throw error
@@ -71,7 +74,13 @@ extension IOAddressSpace {
     }
 
     /// Enters the pieces and tells the consumers. Until those have agreed, the mappings only occupy their addresses.
-    private func insert(_ pieces: [NewPiece], at iova: IOVA?, rights: AccessRights) throws(DMAError) -> IOVA {
+    private func insert(
+        _ pieces: [NewPiece], at iova: IOVA?, rights: AccessRights, _ place: SourcePlace
+    ) throws(DMAError) -> IOVA {
+        if LockChecker.isOn { tellChange(at: place) }
+        LockChecker.acquire(
+            .telling, instance: ObjectIdentifier(self), mode: .shared, file: place.file, line: place.line)
+        defer { LockChecker.release(.telling, instance: ObjectIdentifier(self)) }
         let (range, consumers, isCluttered) = try whenConsumersSettle { (state) throws(DMAError) in
             let range = try state.place(pieces, at: iova, rights: rights)
             if !state.consumers.isEmpty { state.consumerWork += 1 }
@@ -87,6 +96,7 @@ extension IOAddressSpace {
         _ pieces: [NewPiece], in whole: IOVARange, to consumers: [AddressSpaceState.AttachedConsumer],
         rights: AccessRights
     ) throws(DMAError) {
+        LockChecker.callsBack()
         var told: [(any MappingConsumer, IOVARange)] = []
         do throws(DMAError) {
             for attached in consumers {

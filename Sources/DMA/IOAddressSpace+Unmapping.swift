@@ -14,7 +14,13 @@ extension IOAddressSpace {
     ///   that another thread is just mapping or unmapping; `EDEADLOCK` at one whose pins stay. That one remains, closed
     ///   to pins and transfers, until a later unmap succeeds.
     @discardableResult
-    public func unmap(_ range: IOVARange) throws(DMAError) -> UInt64 {
+    public func unmap(
+        _ range: IOVARange, file: StaticString = #fileID, line: UInt32 = #line
+    ) throws(DMAError) -> UInt64 {
+        let place = SourcePlace(file: file, line: line)
+        if LockChecker.isOn { tellUnmap(at: place) }
+        LockChecker.acquire(.unmapping, instance: ObjectIdentifier(self), mode: .shared, file: file, line: line)
+        defer { LockChecker.release(.unmapping, instance: ObjectIdentifier(self)) }
         var unmap = Unmap(range)
         var rounds = UnmapRounds()
         while true {
@@ -29,10 +35,10 @@ extension IOAddressSpace {
             case .drain(let range, let accesses):
                 for access in accesses { access.readers.drain(range) }
             case .ask(let claim, let accesses):
-                try askToLetGo(of: claim, accesses, &rounds)
+                try askToLetGo(of: claim, accesses, &rounds, at: place)
             case .tearDown(let mapping, let consumers):
                 let range = mapping.range
-                for attached in consumers { attached.consumer.unmap(range) }
+                telling(at: place) { for attached in consumers { attached.consumer.unmap(range) } }
                 unmap.didRemove(range, state.update { $0.finishTearDown(mapping) })
             }
         }
@@ -40,13 +46,14 @@ extension IOAddressSpace {
 
     /// One round: all accesses are told, with no lock held, and given time to release their pins.
     private func askToLetGo(
-        of claim: MappingClaim, _ accesses: [DMAAccess], _ rounds: inout UnmapRounds
+        of claim: MappingClaim, _ accesses: [DMAAccess], _ rounds: inout UnmapRounds, at place: SourcePlace
     ) throws(DMAError) {
         guard rounds.next(for: claim) <= configuration.unmapRounds else {
-            if state.withLock({ $0.giveUp(claim) }) { throw .deadlock }
-            return
+            guard state.withLock({ $0.giveUp(claim) }) else { return }
+            if LockChecker.isOn { for access in accesses { access.tellPinsLeft(in: claim.range, at: place) } }
+            throw .deadlock
         }
-        for access in accesses { access.noticeUnmap(of: claim.range, in: self) }
+        for access in accesses { access.noticeUnmap(of: claim.range, in: self, at: place) }
         _ = state.wait(until: .after(configuration.roundWait)) { $0.isFree(claim) ? () : nil }
     }
 }

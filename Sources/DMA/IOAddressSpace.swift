@@ -46,7 +46,8 @@ public final class IOAddressSpace: Sendable {
         translation = Translation(pageSize: pageSize)
         state = Monitor(
             AddressSpaceState(
-                MappingTable(translation), pageSize: pageSize, maximumMappings: configuration.maximumMappings))
+                MappingTable(translation), pageSize: pageSize, maximumMappings: configuration.maximumMappings),
+            as: .addressSpace)
         translation.bind(to: self)
     }
 
@@ -56,6 +57,7 @@ public final class IOAddressSpace: Sendable {
             (state.table.mappings(overlapping: .everything).map(\.range), state.consumers)
         }
         for range in ranges {
+            LockChecker.callsBack()
             for attached in consumers { attached.consumer.unmap(range) }
         }
         for backing in state.withLock({ $0.removeAll() }) { backing.release() }

@@ -1,3 +1,4 @@
+import LinuxHost
 import Synchronization
 
 /// What stands behind the addresses of a mapping.
@@ -86,7 +87,9 @@ final class RemoteLink: Sendable {
     /// Counts a mapping less and revokes the memory after the last. Called with no lock held.
     func release() {
         let count = mappingCount.wrappingSubtract(1, ordering: .acquiringAndReleasing).newValue
-        if count == 0 { memory.revoke() }
+        guard count == 0 else { return }
+        LockChecker.callsBack()
+        memory.revoke()
     }
 }
 

@@ -24,7 +24,7 @@ public final class MemoryObjectCache: Sendable {
         var sweepThreshold = 16
     }
 
-    private let state = Monitor(State())
+    private let state = Monitor(State(), as: .objectCache)
 
     public init() {}
 

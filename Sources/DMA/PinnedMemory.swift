@@ -11,20 +11,24 @@ public struct PinnedMemory: ~Copyable, @unchecked Sendable {  // What it refers 
     // An access is not let go of its address space, nor is that freed, as long as a pin counts on it.
     private let access: Unmanaged<DMAAccess>
     private let translation: Translation
+    /// Its number among the pin records; zero when there is none.
+    private let record: UInt64
     private var isReleased = false
 
     init(
         _ first: PinnedPiece, _ others: [PinnedPiece], rights: AccessRights, of access: DMAAccess,
-        in translation: Translation
+        in translation: Translation, record: UInt64
     ) {
         self.first = first
         self.others = others
         self.rights = rights
         unsafe self.access = Unmanaged.passUnretained(access)
         self.translation = translation
+        self.record = record
     }
 
     deinit {
+        if !isReleased { PinnedMemory.tellDropped(record) }
         precondition(isReleased, "pinned memory was dropped without unpin()")
     }
 
@@ -73,6 +77,7 @@ public struct PinnedMemory: ~Copyable, @unchecked Sendable {  // What it refers 
     /// Lets go. Never waits for an unmap; legal inside the unmap callback.
     public consuming func unpin() {
         isReleased = true
+        if record != 0 { PinRecords.remove(record) }
         unsafe access._withUnsafeGuaranteedRef {
             $0.unpin(first, others, rights: rights, in: translation)
         }

@@ -188,9 +188,9 @@ import Testing
         let access = DMAAccess(needsPin: true) { _ in calls.update { $0 += 1 } }
         try access.attach(to: first)
         let pinned = try access.pin(pages(1), rights: .read)
-        #expect(throws: DMAError.deadlock) { try access.detach() }
+        #expect(throws: DMAError.deadlock) { try misusing(.lostPin) { try access.detach() } }
         #expect(calls.value == 5)
-        #expect(throws: DMAError.deadlock) { try access.replace(with: second) }
+        #expect(throws: DMAError.deadlock) { try misusing(.lostPin) { try access.replace(with: second) } }
         #expect(calls.value == 10)
         #expect(second.alignment == 1)
         #expect(second.description.contains(" 0 accesses"))
@@ -220,11 +220,13 @@ import Testing
         let access = DMAAccess(needsPin: true) { _ in }
         try access.attach(to: first)
         access.destroy()
-        #expect(throws: DMAError.noDevice) { try access.attach(to: first) }
-        #expect(throws: DMAError.notFound) { try access.replace(with: second) }
-        #expect(throws: DMAError.invalid) { try access.detach() }
-        #expect(canPin(access) == .notFound)
-        #expect(errorOf { () throws(DMAError) in _ = try access.read(pages(1)) } == .notFound)
+        misusing(.useAfterDestroy) {
+            #expect(throws: DMAError.noDevice) { try access.attach(to: first) }
+            #expect(throws: DMAError.notFound) { try access.replace(with: second) }
+            #expect(throws: DMAError.invalid) { try access.detach() }
+            #expect(canPin(access) == .notFound)
+            #expect(errorOf { () throws(DMAError) in _ = try access.read(pages(1)) } == .notFound)
+        }
     }
 
     @Test func `R34 destroying waits for a callback on another thread`() throws {

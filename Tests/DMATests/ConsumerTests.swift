@@ -217,7 +217,7 @@ final class PageTable: MappingConsumer {
         let access = DMAAccess(needsPin: true) { _ in }
         try access.attach(to: space)
         let pinned = try access.pin(pages(1), rights: .read)
-        #expect(throws: DMAError.deadlock) { try space.unmap(pages(1)) }
+        #expect(throws: DMAError.deadlock) { try misusing(.lostPin) { try space.unmap(pages(1)) } }
         #expect(table.entries == [pages(1)])
         pinned.unpin()
         try space.unmap(pages(1))

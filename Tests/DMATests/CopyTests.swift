@@ -108,7 +108,7 @@ import Testing
         let pinning = DMAAccess(needsPin: true) { _ in }
         try pinning.attach(to: source)
         let pinned = try pinning.pin(pages(4), rights: .read)
-        #expect(throws: DMAError.deadlock) { try source.unmap(pages(4)) }
+        #expect(throws: DMAError.deadlock) { try misusing(.lostPin) { try source.unmap(pages(4)) } }
         try target.copy(pages(4), from: source, to: iova(0), rights: .read)
         #expect(try access.read(range(0, 0)) == [4])
         pinned.unpin()

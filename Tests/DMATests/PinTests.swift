@@ -218,7 +218,7 @@ import Testing
         try access.replace(with: space)
         for number in [1, 2, 3] as [UInt64] { try space.map(object, pages: pages(number), rights: .read) }
         let pinned = try access.pin(pages(2), rights: .read)
-        #expect(throws: DMAError.deadlock) { try space.unmap(pages(2)) }
+        #expect(throws: DMAError.deadlock) { try misusing(.lostPin) { try space.unmap(pages(2)) } }
         #expect(pinError(pages(1, 3)) == .invalid)
         #expect(pinError(pages(2), .write) == .invalid)
         #expect(pinError(pages(2, 3)) == .invalid)

@@ -139,7 +139,7 @@ import Testing
         try access.detach()
         #expect(told.value == [.everything, .everything])
         access.destroy()
-        let error = errorOf { () throws(DMAError) in try access.attach(to: space) }
+        let error = misusing(.useAfterDestroy) { errorOf { () throws(DMAError) in try access.attach(to: space) } }
         #expect(error?.errno == 19)
         _ = DMAAccess(needsPin: false, onUnmap: nil)
     }

@@ -39,7 +39,7 @@ import Testing
         let access = DMAAccess(needsPin: true) { _ in }
         try access.attach(to: space)
         let pinned = try access.pin(pages(1), rights: .read)
-        #expect(throws: DMAError.deadlock) { try space.unmap(pages(1)) }
+        #expect(throws: DMAError.deadlock) { try misusing(.lostPin) { try space.unmap(pages(1)) } }
         #expect(!space.hasMapping(.file(object, offset: page), at: pages(1), rights: [.read, .write]))
         pinned.unpin()
         access.destroy()

@@ -116,7 +116,7 @@ final class RealSpaces {
             device.state.withLock { $0.isObedient = true }
             device.access.destroy()
         }
-        for index in spaces.indices { consumers[index].map(spaces[index].detach) }
+        for index in spaces.indices { consumers[index].map { spaces[index].detach($0) } }
     }
 
     func perform(_ operation: Operation) -> Outcome {

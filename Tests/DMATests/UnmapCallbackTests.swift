@@ -99,7 +99,7 @@ import Testing
         own.update { $0 = access }
         try access.attach(to: space)
         let pinned = try access.pin(pages(1), rights: .read)
-        #expect(throws: DMAError.deadlock) { try space.unmap(pages(1, 2)) }
+        #expect(throws: DMAError.deadlock) { try misusing(.lostPin) { try space.unmap(pages(1, 2)) } }
         let round: [DMAError?] = [.invalid, .invalid, .invalid, nil]
         #expect(seen.value == round + round + round)
         #expect(isClosed.value == [true, false, true, false, true, false])
@@ -115,7 +115,8 @@ import Testing
         try access.attach(to: space)
         let pinned = try access.pin(pages(1), rights: .read)
         for attempt in 1...3 {
-            #expect(throws: DMAError.deadlock) { try space.unmap(attempt == 2 ? .everything : pages(1)) }
+            let range = attempt == 2 ? IOVARange.everything : pages(1)
+            #expect(throws: DMAError.deadlock) { try misusing(.lostPin) { try space.unmap(range) } }
             #expect(calls.value == 2 * attempt)
         }
         #expect(throws: DMAError.exists) { try space.map(object, pages: pages(1)) }
@@ -176,7 +177,7 @@ import Testing
         try holder.access.attach(to: space)
         try holder.pin(pages(1))
         if patience > 100 {
-            #expect(throws: DMAError.deadlock) { try space.unmap(pages(1)) }
+            #expect(throws: DMAError.deadlock) { try misusing(.lostPin) { try space.unmap(pages(1)) } }
             #expect(holder.heard.count == 100)
         }
         #expect(try space.unmap(pages(1)) == page)

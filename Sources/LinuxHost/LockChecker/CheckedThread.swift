@@ -1,5 +1,6 @@
 import CLinuxShims
 import Glibc
+import Synchronization
 
 /// One lock that a thread holds, or something that counts as one.
 struct HeldLock {
@@ -14,7 +15,11 @@ struct HeldLock {
 
 /// What one thread holds, as one lock checker sees it. Touched by its thread alone.
 final class CheckedThread {
+    private static let count = Atomic<UInt64>(0)
+
     let checker: LockChecker
+    /// Its number among all that were ever watched, from one.
+    let serial = CheckedThread.count.wrappingAdd(1, ordering: .relaxed).newValue
     private var held: [HeldLock] = []
     /// What the checker has told or was told already, so that it need not be asked under its lock again.
     private var numbers: [LockClass: Int] = [:]
@@ -55,6 +60,14 @@ final class CheckedThread {
         }
     }
 
+    /// What it holds, in the order of taking.
+    var heldClasses: [LockClass] { held.map(\.lockClass) }
+
+    /// Where it took what it holds of a class.
+    func place(of lockClass: LockClass, _ instance: ObjectIdentifier?) -> SourcePlace? {
+        held.last { $0.lockClass == lockClass && $0.isSame(as: instance) }?.place
+    }
+
     private func check(_ lock: HeldLock) {
         guard !held.isEmpty else { return }
         let taken = number(of: lock.lockClass)
@@ -87,7 +100,7 @@ final class CheckedThread {
     }
 
     /// The calling thread's name as the kernel has it.
-    private static var name: String {
+    static var name: String {
         var bytes = [CChar](repeating: 0, count: Int(SHIM_THREAD_NAME_SIZE))
         let status = unsafe shim_get_thread_name(&bytes)
         let text = bytes.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }

@@ -21,6 +21,18 @@ public final class LockChecker: Sendable {
 
     private enum Reaction { case keep, print, trap }
 
+    /// How long what others wait for may take.
+    public struct Limits: Sendable {
+        /// A callback that takes longer is reported.
+        public var callback: Duration = .seconds(1)
+        /// A callback that takes longer is warned of.
+        public var callbackWarning: Duration = .milliseconds(10)
+        /// A wait that has no end of its own is reported when it has taken this long; it goes on.
+        public var wait: Duration = .seconds(10)
+
+        public init() {}
+    }
+
     /// What all threads that it watches have shown so far.
     private struct State {
         var graph = LockGraph()
@@ -42,13 +54,17 @@ public final class LockChecker: Sendable {
         let places: [SourcePlace]
     }
 
+    let limits: Limits
     private let reaction: Reaction
     private let state = PlainLock(State())
 
     /// A checker that only keeps its reports.
-    public convenience init() { self.init(reaction: .keep) }
+    public convenience init(limits: Limits = Limits()) { self.init(reaction: .keep, limits: limits) }
 
-    private init(reaction: Reaction) { self.reaction = reaction }
+    private init(reaction: Reaction, limits: Limits = Limits()) {
+        self.reaction = reaction
+        self.limits = limits
+    }
 
     /// What was wrong so far, each thing once.
     public var reports: [Report] { state.withLock { $0.reports } }
@@ -76,6 +92,10 @@ public final class LockChecker: Sendable {
     }
 
     func number(of lockClass: LockClass) -> Int { state.withLock { $0.graph.number(of: lockClass) } }
+
+    func classesTaken(inside lockClass: LockClass) -> [LockClass] {
+        state.withLock { $0.graph.classesTaken(inside: lockClass) }
+    }
 
     func add(_ edge: LockGraph.Edge) {
         let report: Report? = state.withLock { state in
@@ -106,7 +126,7 @@ public final class LockChecker: Sendable {
             if written < 0 && errno != EINTR { break }
             bytes = bytes.dropFirst(max(0, written))
         }
-        if reaction == .trap && !report.isWarning { fatalError("the lock checker was told to stop the process") }
+        if reaction == .trap && !report.isMatterOfTime { fatalError("the lock checker was told to stop the process") }
     }
 }
 

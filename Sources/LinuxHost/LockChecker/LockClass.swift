@@ -24,7 +24,7 @@ public struct LockClass: Hashable, Sendable, CustomStringConvertible {
         public static let queuesFairly = Rules(rawValue: 1 << 3)
     }
 
-    enum Kind { case named, lock, thread }
+    enum Kind { case named, placed, lock, thread }
 
     public let name: StaticString
     public let rules: Rules
@@ -40,6 +40,17 @@ public struct LockClass: Hashable, Sendable, CustomStringConvertible {
         kind = .named
     }
 
+    /// The class of what objects made at `place` have each, such as the callbacks of one kind of device among many that
+    /// use the same library.
+    ///
+    /// - Parameter name: as above; a report goes on with "made at" and the place.
+    public init(_ name: StaticString, _ rules: Rules = [], madeAt place: SourcePlace) {
+        self.name = name
+        self.rules = rules
+        self.place = place
+        kind = .placed
+    }
+
     /// The class without a name of the locks or threads that are made at a place. A thread may wait for another of its
     /// class, as one that it has started; for itself it cannot.
     init(_ kind: Kind, madeAt place: SourcePlace) {
@@ -52,6 +63,7 @@ public struct LockClass: Hashable, Sendable, CustomStringConvertible {
     public var description: String {
         switch kind {
         case .named: "\(name)"
+        case .placed: "\(name) made at \(place)"
         case .lock: "the lock made at \(place)"
         case .thread: "the thread started at \(place)"
         }

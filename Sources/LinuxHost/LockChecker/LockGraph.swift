@@ -40,6 +40,16 @@ struct LockGraph {
         return path(to: edge).map { [edge] + $0 }
     }
 
+    /// What was taken while the class was held, each class once, in the order in which that was first seen.
+    func classesTaken(inside lockClass: LockClass) -> [LockClass] {
+        guard let number = numbers[lockClass] else { return [] }
+        var taken: [LockClass] = []
+        for edge in leaving[number] where !taken.contains(classes[edge.key.taken]) {
+            taken.append(classes[edge.key.taken])
+        }
+        return taken
+    }
+
     /// A shortest way from where an edge ends to where it begins. Search in breadth over classes, each with the mode in
     /// which the edge before took it: an edge continues only if holding the class as it does can delay that.
     private func path(to last: Edge) -> [Edge]? {

@@ -16,7 +16,9 @@ extension LockChecker {
             case slow
             /// Something took longer than it may.
             case overBudget
-            /// A pin is made where the callback that should release it may have come before the record of it.
+            /// A wait that has no end of its own goes on and on.
+            case stalled
+            /// A pin stays though its device was told to let go, as one does that is recorded after the callback came.
             case lostPin
             /// A pin is dropped without being released, released twice, or by another than its owner.
             case pinMisuse
@@ -38,8 +40,11 @@ extension LockChecker {
         /// Lines for a person, without a line feed at the end.
         public let text: String
 
-        /// Whether it tells of something that depends on the speed of the machine; a warning never traps.
+        /// Whether it tells of something that is no fault yet.
         public var isWarning: Bool { kind == .slow }
+
+        /// Whether it depends on the speed of the machine, and so never stops the process.
+        public var isMatterOfTime: Bool { kind == .slow || kind == .overBudget }
 
         public var description: String { text }
     }
@@ -111,7 +116,7 @@ extension LockClass {
     fileprivate func asHeld(_ mode: LockChecker.Mode, since place: SourcePlace) -> String {
         switch kind {
         case .thread: "was started at \(self.place)"
-        case .named, .lock: "holds \(self)\(mode.remark) since \(place)"
+        case .named, .placed, .lock: "holds \(self)\(mode.remark) since \(place)"
         }
     }
 
@@ -119,7 +124,7 @@ extension LockClass {
     fileprivate func asTaken(_ mode: LockChecker.Mode) -> String {
         switch kind {
         case .thread: "the end of \(self)"
-        case .named, .lock: "\(self)\(mode.remark)"
+        case .named, .placed, .lock: "\(self)\(mode.remark)"
         }
     }
 }
