@@ -148,8 +148,13 @@ enum Variant: String, CaseIterable, Sendable {
             try access.detach()
             spaces.update { $0 = [] }
             // The memory of what is gone is given out again, sooner or later.
-            for _ in 0..<1000 where spaces.value.last?.translation.bits != roots {
-                spaces.update { $0.append(IOAddressSpace()) }
+            var random = SeededGenerator(seed: 1)
+            for _ in 0..<10_000 where spaces.value.last?.translation.bits != roots {
+                spaces.update { spaces in
+                    let count = Int.random(in: 0..<8, using: &random)
+                    spaces.removeFirst(min(spaces.count, count))
+                    for _ in 0..<count { spaces.append(IOAddressSpace()) }
+                }
             }
             guard let last = spaces.value.last else { throw .invalid }
             try last.map(object, pages: pages(1))
