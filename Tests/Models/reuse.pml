@@ -28,7 +28,8 @@
  * - The sections are listed after what is retired is out of readers' way, in the order that all threads see: a reader
  *   whose section is not listed does not find the old pointer any more. Pointers in nodes and tables are release
  *   stores and acquire loads in the code, and slots are sequentially consistent. That alone does not order the store of
- *   a pointer before the look at a slot; a full barrier in between does. LIST_BEFORE_REMOVAL is what happens without.
+ *   a pointer before the look at a slot; the fence with which a departure begins does. LIST_BEFORE_REMOVAL is what
+ *   happens without.
  *
  * Memory of a mapping is gone here as soon as that is removed, a little earlier than in the code. Where the code would
  * take fresh memory for a node or a record, the writer here does nothing, for it is reuse that is searched; and a
