@@ -310,8 +310,8 @@ extension AddressSpaceState {
 extension AddressSpaceState {
     /// What is retired at least before it is looked whether readers may still be in it.
     private static let minimumRetired = 64
-    /// What is retired at most before readers are waited for on its account.
-    private static let maximumRetired = 1 << 16
+    /// What is retired, 13 MiB at most, before readers are waited for on its account.
+    private static let maximumRetired = 1 << 13
 
     /// Whether a reader may be in a mapping in `range`.
     func mayReadersBe(in range: IOVARange) -> Bool {
@@ -372,6 +372,8 @@ extension AddressSpaceState {
         case failed(DMAError)
         /// Wait for the readers of the mappings in this range, which are blocked now.
         case drain(IOVARange, [DMAAccess])
+        /// Give the readers of what was removed time to leave.
+        case clearUp
         /// Pins hold this mapping, which is blocked: ask the accesses to let go.
         case ask(MappingClaim, [DMAAccess])
         /// The mapping is in transition: tell the consumers, then remove it.
@@ -388,6 +390,7 @@ extension AddressSpaceState {
             let step = removeClaimed(by: &unmap)
             sweep()
             if let step { return step }
+            if isCluttered { return .clearUp }
         }
     }
 
@@ -409,9 +412,9 @@ extension AddressSpaceState {
     /// Removes the claimed mappings, which readers have left, up to one that has pins or that consumers know of.
     private mutating func removeClaimed(by unmap: inout Unmap) -> UnmapStep? {
         var step: UnmapStep?
+        var free: [Mapping] = []
         for claim in unmap.claims {
             guard let mapping = table.mapping(like: claim) else { continue }
-            mapping.markDrained()
             let state = mapping.state
             if step != nil {
                 mapping.endClaim()
@@ -425,9 +428,10 @@ extension AddressSpaceState {
                 consumerWork += 1
                 step = .tearDown(mapping, consumers)
             } else {
-                unmap.didRemove(claim.range, table.remove(mapping))
+                free.append(mapping)
             }
         }
+        unmap.didRemove(free.map(\.range), table.remove(free))
         unmap.claims.removeAll(keepingCapacity: true)
         if case .ask(let claim, _) = step { unmap.claims.append(claim) }
         return step
@@ -447,9 +451,9 @@ extension AddressSpaceState {
     }
 
     /// Removes a mapping that the consumers have forgotten.
-    mutating func finishTearDown(_ mapping: Mapping) -> Backing {
+    mutating func finishTearDown(_ mapping: Mapping) -> [Backing] {
         consumerWork -= 1
-        return table.remove(mapping)
+        return table.remove([mapping])
     }
 }
 
@@ -476,12 +480,14 @@ struct Unmap {
     }
 
     /// Mappings may come and go while an unmap is at work, so the sum may be beyond what the space holds.
-    mutating func didRemove(_ range: IOVARange, _ backing: Backing) {
-        let (sum, overflow) = byteCount.addingReportingOverflow(range.byteCount)
-        byteCount = overflow ? .max : sum
-        hasRemoved = true
-        next = range.last.successor
-        backings.append(backing)
+    mutating func didRemove(_ ranges: [IOVARange], _ backings: [Backing]) {
+        for range in ranges {
+            let (sum, overflow) = byteCount.addingReportingOverflow(range.byteCount)
+            byteCount = overflow ? .max : sum
+            hasRemoved = true
+            next = range.last.successor
+        }
+        self.backings += backings
     }
 
     /// Lets go of the memory of what was removed, with no lock held.

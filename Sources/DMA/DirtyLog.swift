@@ -45,7 +45,7 @@ struct DirtyLog: Sendable {
     func visit(_ range: IOVARange, clearing: Bool, _ body: (IOVARange) -> Void) {
         for stripe in stripes {
             stripe.withLock { blocks in
-                for number in blocks.keys.sorted() {
+                for number in numbers(of: blocks, in: range) {
                     guard var block = blocks[number], let pages = pages(ofBlock: number, in: range) else { continue }
                     for page in pages where block[page] {
                         let bytes = bytes(ofPage: number * DirtyLog.pagesPerBlock + page)
@@ -57,6 +57,14 @@ struct DirtyLog: Sendable {
                 }
             }
         }
+    }
+
+    /// The numbers of the blocks in a range, found by whichever is less: the blocks there are, or those of the range.
+    private func numbers(of blocks: [UInt64: Block], in range: IOVARange) -> [UInt64] {
+        let first = (range.first.rawValue >> pageShift) / DirtyLog.pagesPerBlock
+        let last = (range.last.rawValue >> pageShift) / DirtyLog.pagesPerBlock
+        if last - first < UInt64(blocks.count) { return (first...last).filter { blocks[$0] != nil } }
+        return blocks.keys.filter { (first...last).contains($0) }
     }
 
     func clear() {

@@ -113,7 +113,7 @@ extension IOAddressSpace {
             for (consumer, range) in told.reversed() { consumer.unmap(range) }
             // Its remote memory was never shown: it is for the caller to revoke.
             state.update { state in
-                for mapping in Array(state.table.mappings(overlapping: whole)) { _ = state.table.remove(mapping) }
+                _ = state.table.remove(Array(state.table.mappings(overlapping: whole)))
                 state.consumerWork -= 1
             }
             throw error

@@ -39,7 +39,9 @@ extension IOAddressSpace {
             case .tearDown(let mapping, let consumers):
                 let range = mapping.range
                 telling(at: place) { for attached in consumers { attached.consumer.unmap(range) } }
-                unmap.didRemove(range, state.update { $0.finishTearDown(mapping) })
+                unmap.didRemove([range], state.update { $0.finishTearDown(mapping) })
+            case .clearUp:
+                clearUp()
             }
         }
     }

@@ -107,10 +107,18 @@ public final class IOAddressSpace: Sendable {
         state.update { _ in }
     }
 
-    /// Waits for all readers that are there now, so that what was retired can be taken back.
+    /// How long a change waits for readers so that what was retired can be used again.
+    private static let clearUpTime: Duration = .milliseconds(10)
+
+    /// Slows a thread down that retires faster than readers leave. Not for ever: a reader may be held up by a page that
+    /// does not come.
     func clearUp() {
-        for access in state.withLock({ $0.accesses }) { access.readers.drain() }
-        state.withLock { $0.sweep() }
+        let end = MonotonicInstant.after(IOAddressSpace.clearUpTime)
+        var patience = Patience()
+        while state.withLock({ $0.isCluttered }), MonotonicInstant.now < end {
+            patience.wait()
+            state.withLock { $0.sweep() }
+        }
     }
 }
 

@@ -71,25 +71,26 @@ final class MappingTable {
         return mapping
     }
 
-    /// Takes a mapping out, which no reader is in and no pin counts on, and hands over the memory it kept.
-    func remove(_ mapping: Mapping) -> Backing {
-        tree.remove(mapping)
+    /// Takes mappings out, which no reader is in and no pin counts on, and hands over the memory they kept.
+    ///
+    /// - Parameter mappings: ascending.
+    func remove(_ mappings: [Mapping]) -> [Backing] {
+        tree.remove(mappings)
         if hasDirectory {
-            directory.remove(mapping)
-            removalsWhileSmall = count > MappingTable.directoryThreshold / 2 ? 0 : removalsWhileSmall + 1
+            for mapping in mappings { directory.remove(mapping) }
+            removalsWhileSmall = count > MappingTable.directoryThreshold / 2 ? 0 : removalsWhileSmall + mappings.count
             if removalsWhileSmall > MappingTable.patience {
                 directory.removeAll()
                 hasDirectory = false
             }
         }
-        retiredMappings.append(mapping)
-        return mapping.takeBacking()
+        retiredMappings += mappings
+        return mappings.map { $0.takeBacking() }
     }
 
     /// Takes everything out, when there are no readers any more, and hands over the memory.
     func removeAll() -> [Backing] {
-        let mappings = Array(mappings(overlapping: .everything))
-        let backings = mappings.map(remove)
+        let backings = remove(Array(mappings(overlapping: .everything)))
         recycleRetired()
         return backings
     }

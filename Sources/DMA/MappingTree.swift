@@ -248,11 +248,19 @@ extension MappingTree {
 // Removing
 
 extension MappingTree {
-    /// - Precondition: it is there.
-    mutating func remove(_ mapping: Mapping) {
+    /// Takes mappings out, those that follow each other in a leaf at once.
+    ///
+    /// - Precondition: they are there, and given in ascending order.
+    mutating func remove(_ mappings: [Mapping]) {
+        var rest = mappings[...]
+        while !rest.isEmpty { removeFirst(of: &rest) }
+    }
+
+    private mutating func removeFirst(of rest: inout ArraySlice<Mapping>) {
         guard let node = rootNode else { preconditionFailure("a mapping that is removed is there") }
-        count -= 1
-        switch remove(mapping.range.first.rawValue, below: node) {
+        let countBefore = rest.count
+        defer { count -= countBefore - rest.count }
+        switch remove(&rest, below: node) {
         case .none, .two: return
         case .nothing: setRoot(nil)
         case .one(let new) where !new.isLeaf && new.count == 1:
@@ -263,19 +271,25 @@ extension MappingTree {
         retired.append(node)
     }
 
-    private mutating func remove(_ first: UInt64, below node: TreeNode) -> Replacement {
+    private mutating func remove(_ rest: inout ArraySlice<Mapping>, below node: TreeNode) -> Replacement {
+        guard let first = rest.first?.range.first.rawValue else { return .none }
         let index = max(0, node.index(notAbove: first))
         if node.isLeaf {
             precondition(node.first(index) == first, "a mapping that is removed is there")
-            return copy(node, without: index)
+            var end = index
+            while end < node.count, let next = rest.first, next.range.first.rawValue == node.first(end) {
+                rest.removeFirst()
+                end += 1
+            }
+            return copy(node, without: index..<end)
         }
         node.forgetHoles()
         let child = node.child(index)
-        switch remove(first, below: child) {
+        switch remove(&rest, below: child) {
         case .none, .two: return .none
         case .nothing:
             retired.append(child)
-            return copy(node, without: index)
+            return copy(node, without: index..<index + 1)
         case .one(let new):
             retired.append(child)
             if new.count < TreeNode.capacity / 4, let merged = merge(new, at: index, in: node) { return .one(merged) }
@@ -284,12 +298,12 @@ extension MappingTree {
         }
     }
 
-    private mutating func copy(_ node: TreeNode, without index: Int) -> Replacement {
+    private mutating func copy(_ node: TreeNode, without indices: Range<Int>) -> Replacement {
         let count = node.count
-        if count == 1 { return .nothing }
+        if count == indices.count { return .nothing }
         let new = makeNode(level: node.level)
-        new.append(from: node, 0..<index)
-        new.append(from: node, index + 1..<count)
+        new.append(from: node, 0..<indices.lowerBound)
+        new.append(from: node, indices.upperBound..<count)
         new.seal()
         return .one(new)
     }

@@ -289,7 +289,7 @@ private struct SectionMark {
 }
 
 /// How a thread waits for something that is over in less than a microsecond unless its thread has lost the processor.
-private struct Patience {
+struct Patience {
     private var turns = 0
 
     mutating func wait() {

@@ -30,7 +30,7 @@ import Testing
         func remove(beginningAt first: IOVA) -> UInt64? {
             guard let mapping = mappings.mapping(at: first), mapping.range.first == first else { return nil }
             let number = mapping.offset
-            _ = mappings.remove(mapping)
+            _ = mappings.remove([mapping])
             if mappings.retiredCount > 100 { mappings.recycleRetired() }
             return number
         }
