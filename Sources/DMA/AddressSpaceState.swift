@@ -109,6 +109,7 @@ extension AddressSpaceState {
 
     mutating func remove(_ access: DMAAccess) {
         accesses.removeAll { $0 === access }
+        leaving?.forget(access)
         updateAlignment()
     }
 
@@ -341,16 +342,19 @@ extension AddressSpaceState {
 
 /// The readers that were in an address space at some moment, and what is free once they have left.
 struct Departure {
-    private let sections: [(DMAAccess, [Readers.Seen])]
+    private var sections: [(access: DMAAccess, seen: [Readers.Seen])]
     fileprivate let retired: MappingTable.Retired
 
     fileprivate init(of accesses: [DMAAccess], retired: MappingTable.Retired) {
-        sections = accesses.map { ($0, $0.readers.sections) }
+        sections = accesses.map { ($0, $0.readers.sections) }.filter { !$0.1.isEmpty }
         self.retired = retired
     }
 
+    /// An access that leaves has been drained: nothing is left to wait for, and it must not be kept alive.
+    fileprivate mutating func forget(_ access: DMAAccess) { sections.removeAll { $0.access === access } }
+
     fileprivate var isOver: Bool {
-        sections.allSatisfy { access, sections in !sections.contains { access.readers.isUnderWay($0) } }
+        sections.allSatisfy { access, seen in !seen.contains { access.readers.isUnderWay($0) } }
     }
 }
 
@@ -405,7 +409,6 @@ extension AddressSpaceState {
         var step: UnmapStep?
         for claim in unmap.claims {
             guard let mapping = table.mapping(like: claim) else { continue }
-            mapping.markDrained()
             let state = mapping.state
             if step != nil {
                 mapping.endClaim()

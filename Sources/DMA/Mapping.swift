@@ -76,8 +76,6 @@ extension Mapping {
     /// Closes it to new pins and transfers.
     private func block() { set(MappingState.blocked) }
 
-    func markDrained() { set(MappingState.drained) }
-
     func beginTransition() { set(MappingState.inTransition) }
 
     func endTransition() { clear(MappingState.inTransition) }
@@ -97,15 +95,15 @@ extension Mapping {
     /// Ends the work of one unmap, and opens the mapping again when no other is at work and none has given up on it.
     func endClaim() {
         let rest = unsafe record.pointee.claimCount.wrappingSubtract(1, ordering: .relaxed).newValue
-        if rest == 0 && !isStuck { clear(MappingState.blocked | MappingState.drained) }
+        if rest == 0 && !isStuck { clear(MappingState.blocked) }
     }
 
     private func set(_ flag: UInt64) {
         unsafe record.pointee.state.bitwiseOr(flag, ordering: .sequentiallyConsistent)
     }
 
-    private func clear(_ flags: UInt64) {
-        unsafe record.pointee.state.bitwiseAnd(~flags, ordering: .sequentiallyConsistent)
+    private func clear(_ flag: UInt64) {
+        unsafe record.pointee.state.bitwiseAnd(~flag, ordering: .sequentiallyConsistent)
     }
 }
 

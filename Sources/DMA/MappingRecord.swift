@@ -34,13 +34,10 @@ struct MappingState {
     static let inTransition: UInt64 = 1 << 63
     /// An unmap wants it gone: neither pins nor transfers may begin.
     static let blocked: UInt64 = 1 << 62
-    /// Since it was blocked, every reader has left.
-    static let drained: UInt64 = 1 << 61
     private static let pinMask: UInt64 = (1 << 48) - 1
 
     var isInTransition: Bool { bits & MappingState.inTransition != 0 }
     var isBlocked: Bool { bits & MappingState.blocked != 0 }
-    var isDrained: Bool { bits & MappingState.drained != 0 }
     var pinCount: Int { Int(bits & MappingState.pinMask) }
     /// Whether the mapping may be used.
     var isOpen: Bool { bits & (MappingState.inTransition | MappingState.blocked) == 0 }
