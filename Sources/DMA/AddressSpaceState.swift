@@ -351,7 +351,7 @@ struct Departure {
         // What is retired was taken out of readers' way by stores that are only released: a section that is not seen here
         // must see them.
         atomicMemoryFence(ordering: .sequentiallyConsistent)
-        sections = accesses.map { ($0.readers, $0.readers.sections) }
+        sections = accesses.map { ($0.readers, $0.readers.sections) }.filter { !$0.1.isEmpty }
         self.retired = retired
     }
 

@@ -55,9 +55,7 @@ extension Translation {
     /// Counts a pin on the mapping at `iova`, and returns the part of it that lies in `range`.
     @inline(__always)
     fileprivate func pin(_ iova: IOVA, _ range: IOVARange, _ rights: AccessRights) throws(DMAError) -> PinnedPiece {
-        guard let mapping = find(iova) else { throw .notFound }
-        let state = mapping.state
-        guard state.isOpen else { throw state.refusal }
+        let mapping = try findOpen(iova)
         guard !mapping.isRemote else { throw .invalid }
         let part = IOVARange(first: iova, last: min(mapping.range.last, range.last))
         // Only the very first and the very last page of a pin may be partly of it.

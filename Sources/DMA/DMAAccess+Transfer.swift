@@ -4,15 +4,16 @@ import LinuxHost
 private enum TransferStep {
     /// So many bytes were copied.
     case copied(Int)
-    /// A message to the peer has to transfer them, under the peer's address.
-    case message(any RemoteMemory, IOVA, byteCount: Int)
+    /// A message to the peer has to transfer them, under the peer's address. The address space notes what it writes,
+    /// though the access may have left by then.
+    case message(any RemoteMemory, IOVA, byteCount: Int, IOAddressSpace)
 }
 
 extension DMAAccess {
     /// Copies a range of memory, any bytes of any mappings, to the buffer, which has the size of the range.
     ///
     /// Not atomic: bytes below the one that an error is about have been transferred. Needs neither pins nor a callback,
-    /// and takes no lock. Remote memory is read by messages.
+    /// and takes no lock to find the memory. Remote memory is read by messages.
     ///
     /// - Throws: `EINVAL` for a buffer of another size; `ENOENT` when the access is not attached, or no longer to where
     ///   the transfer began, or an address is not mapped; `EINVAL` for a mapping that an unmap has closed; `EPERM` for one
@@ -35,10 +36,10 @@ extension DMAAccess {
 
     /// Copies bytes to memory from `iova` on, any bytes of any mappings.
     ///
-    /// Otherwise as `read`.
+    /// Otherwise as `read`. While writes are tracked it takes a lock to note what it has written.
     ///
-    /// - Throws: `EINVAL` for no bytes; `EOVERFLOW` past the top of the space; `ENOENT` when the access is not attached
-    ///   or an address is not mapped; `EINVAL` for a mapping that an unmap has closed; `EPERM` for one that cannot be
+    /// - Throws: `EINVAL` for no bytes; `EOVERFLOW` past the top of the space; `ENOENT` when the access is not attached,
+    ///   or no longer to where the transfer began, or an address is not mapped; `EINVAL` for a mapping that an unmap has closed; `EPERM` for one that cannot be
     ///   written; and what remote memory answers.
     public func write(
         _ bytes: UnsafeRawBufferPointer, to iova: IOVA, file: StaticString = #fileID, line: UInt32 = #line
@@ -55,13 +56,16 @@ extension DMAAccess {
 
     /// Calls `body` with the memory of a range where it is, in the order of addresses, without copying or pinning it.
     ///
-    /// For a few bytes at a time, such as a ring's index or a descriptor. Unmaps wait while `body` runs: it must be
-    /// short, must not wait for anything, and must not change an address space. The memory must not be used afterwards,
-    /// nor written to without write rights. Takes no lock.
+    /// For a few bytes at a time, such as a ring's index or a descriptor. Unmaps of what is near wait while `body` runs,
+    /// all of them if the range is larger than 64 KiB, and so does a change of the attachment: `body` must be short, must
+    /// not wait for anything, and must change neither an address space nor an attachment, which traps rather than wait
+    /// for itself. The memory must not be used afterwards, nor written to without write rights. Takes no lock to find it.
     ///
-    /// - Parameter body: called once for each mapping that the range touches.
-    /// - Throws: as `read` and `write`, and `EINVAL` for remote memory. Mappings below the one that an error is about
-    ///   have been visited.
+    /// - Parameter body: called once for each mapping that the range touches, so not at all when the first is missing.
+    /// - Throws: the first that applies of `EINVAL` for no rights; `ENOENT` when the access is not attached; then, by
+    ///   ascending address, `ENOENT` for what is not mapped; `EINVAL` for a mapping that an unmap has closed; `EPERM` for
+    ///   rights that it does not have; `EINVAL` for remote memory. Mappings below the one that an error is about have
+    ///   been visited.
     public func withMemory(
         _ range: IOVARange, rights: AccessRights, file: StaticString = #fileID, line: UInt32 = #line,
         _ body: (UnsafeMutableRawBufferPointer) -> Void
@@ -70,7 +74,7 @@ extension DMAAccess {
         try inSection(range, at: SourcePlace(file: file, line: line)) { (_, translation) throws(DMAError) in
             var next: IOVA? = range.first
             while let first = next, first <= range.last {
-                let mapping = try translation.find(first, for: rights)
+                let mapping = try translation.findOpen(first, for: rights)
                 guard !mapping.isRemote else { throw .invalid }
                 let part = IOVARange(first: first, last: min(mapping.range.last, range.last))
                 unsafe body(mapping.bytes(of: part))
@@ -104,11 +108,12 @@ extension DMAAccess {
                 // A transfer does not follow its access to another address space.
                 guard begun == nil || begun == translation.serial else { throw .notFound }
                 begun = translation.serial
-                let mapping = try translation.find(iova, for: rights)
+                let mapping = try translation.findOpen(iova, for: rights)
                 let rest = mapping.range.last.rawValue - iova.rawValue
                 let count = rest < UInt64(attempt) ? Int(rest) + 1 : attempt
                 if mapping.isRemote, case .remote(let link, let shift) = mapping.backing {
-                    return .message(link.memory, IOVA(iova.rawValue &+ shift), byteCount: count)
+                    return .message(
+                        link.memory, IOVA(iova.rawValue &+ shift), byteCount: count, translation.space)
                 }
                 let part = IOVARange(first: iova, last: IOVA(iova.rawValue + UInt64(count - 1)))
                 unsafe copy(done, mapping.bytes(of: part))
@@ -118,21 +123,17 @@ extension DMAAccess {
             switch step {
             case .copied(let count):
                 done += count
-            case .message(let memory, let peerAddress, let count):
+            case .message(let memory, let peerAddress, let count, let space):
                 LockChecker.callsBack(file: place.file, line: place.line)
                 LockChecker.waits(file: place.file, line: place.line)
+                // What fails may have written a part.
+                defer {
+                    let part = IOVARange(first: iova, last: IOVA(iova.rawValue + UInt64(count - 1)))
+                    if rights.contains(.write) { space.translation.noteWrite(to: part) }
+                }
                 try message(done, memory, peerAddress, count)
-                if rights.contains(.write) { noteWrite(to: range, byteCount: count, in: begun, at: place) }
                 done += count
             }
-        }
-    }
-
-    /// Notes what a message has written at the start of a range, if the access is still attached to where it was written.
-    private func noteWrite(to range: IOVARange, byteCount: Int, in begun: UInt64?, at place: SourcePlace) {
-        let written = IOVARange(first: range.first, last: IOVA(range.first.rawValue + UInt64(byteCount - 1)))
-        try? inSection(written, at: place) { (_, translation) throws(DMAError) in
-            if translation.serial == begun { translation.noteWrite(to: written) }
         }
     }
 }

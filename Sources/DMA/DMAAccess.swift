@@ -51,6 +51,7 @@ public final class DMAAccess: Sendable {
     /// Whether it may pin, and so asks its address space for mappings of whole pages.
     public let needsPin: Bool
     private let onUnmap: (@Sendable (IOVARange) -> Void)?
+    /// Whether it may pin and can be asked to let go.
     let mayPin: Bool
     private let callbackIsReentrant: Bool
     /// Where it was made, for the lock checker.

@@ -11,13 +11,13 @@ struct DirtyLog: Sendable {
 
         var isEmpty: Bool { words.indices.allSatisfy { words[$0] == 0 } }
 
-        subscript(page: UInt64) -> Bool {
-            get { words[Int(page / 64)] & (1 << (page % 64)) != 0 }
-            set {
-                let bit: UInt64 = 1 << (page % 64)
-                if newValue { words[Int(page / 64)] |= bit } else { words[Int(page / 64)] &= ~bit }
-            }
+        func contains(_ page: UInt64) -> Bool { words[Int(page / 64)] & (1 << (page % 64)) != 0 }
+
+        mutating func insert(_ pages: ClosedRange<UInt64>) {
+            for page in pages { words[Int(page / 64)] |= 1 << (page % 64) }
         }
+
+        mutating func remove(_ page: UInt64) { words[Int(page / 64)] &= ~(1 << (page % 64)) }
     }
 
     private static let pagesPerBlock: UInt64 = 512
@@ -34,24 +34,22 @@ struct DirtyLog: Sendable {
     /// Notes that bytes of a range were written.
     func note(_ range: IOVARange) {
         forEachBlock(of: range) { number, pages in
-            stripe(of: number).withLock { blocks in
-                for page in pages { blocks[number, default: Block()][page] = true }
-            }
+            stripe(of: number).withLock { $0[number, default: Block()].insert(pages) }
         }
     }
 
-    /// Calls `body` with each written page that has bytes in a range, and strikes those wholly in it off the list if
-    /// `clearing`.
+    /// Calls `body` with each written page that has bytes in a range, or what of it lies there, in no particular order.
+    /// Strikes those wholly in the range off the list if `clearing`.
     func visit(_ range: IOVARange, clearing: Bool, _ body: (IOVARange) -> Void) {
         for stripe in stripes {
             stripe.withLock { blocks in
                 for number in numbers(of: blocks, in: range) {
                     guard var block = blocks[number], let pages = pages(ofBlock: number, in: range) else { continue }
-                    for page in pages where block[page] {
+                    for page in pages where block.contains(page) {
                         let bytes = bytes(ofPage: number * DirtyLog.pagesPerBlock + page)
                         guard let part = bytes.intersection(range) else { continue }
                         body(part)
-                        if clearing && part == bytes { block[page] = false }
+                        if clearing && part == bytes { block.remove(page) }
                     }
                     blocks[number] = block.isEmpty ? nil : block
                 }

@@ -9,9 +9,10 @@ extension IOAddressSpace {
     /// A consumer is recognised by identity when it is an object and by equality when it is a `Hashable` value; any
     /// other stays attached for good.
     ///
-    /// - Throws: `EEXIST` when it is attached already; `EOPNOTSUPP` while writes are tracked; `EINVAL` for a granule above the page size or that is no power of
-    ///   two; `EADDRINUSE` when a mapping is less aligned than its granule, or a mapping or an allowed range lies
-    ///   outside its aperture; and what it answers to a mapping. Nothing has changed then.
+    /// - Throws: `EEXIST` when it is attached already; `EOPNOTSUPP` while writes are tracked; `EINVAL` for a granule
+    ///   above the page size or that is no power of two; `EADDRINUSE` when a mapping is less aligned than its granule, or
+    ///   a mapping or an allowed range lies outside its aperture; and what it answers to a mapping. Nothing has changed
+    ///   then.
     public func attach(
         _ consumer: any MappingConsumer, file: StaticString = #fileID, line: UInt32 = #line
     ) throws(DMAError) {

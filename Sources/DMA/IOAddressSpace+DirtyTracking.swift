@@ -3,9 +3,12 @@ import LinuxHost
 /// Which pages devices write to, for whoever copies the memory while they run.
 ///
 /// A write through `write` or `withMemory` is noted when it is done, that of a pin with write rights when it is unpinned
-/// and with `PinnedMemory.noteWrite()`; whoever stops its devices and then reads the log has all of them. Memory that
-/// is reached by messages counts as well, though its owner does the writing. What was written stays in the log though its
-/// mapping goes.
+/// and with `PinnedMemory.noteWrite()`; whoever stops its devices and then reads the log has all of them, but for pins
+/// that are kept. Memory that is reached by messages counts as well, though its owner does the writing. What was written
+/// stays in the log though its mapping goes.
+///
+/// Threads: as for the rest of the address space. Noting takes one of many locks, so that threads that write to different
+/// places seldom meet; without tracking it costs a load.
 extension IOAddressSpace {
     /// Begins to note writes, with none noted so far. `IOMMU_HWPT_SET_DIRTY_TRACKING`
     ///
@@ -26,16 +29,19 @@ extension IOAddressSpace {
         }
     }
 
-    /// Sets a bit for every `pageSize` bytes of a range that were written to since they were last asked for: bit 0 of the
-    /// first byte of the bitmap for the first of them, and so on. No bit is cleared. `IOMMU_HWPT_GET_DIRTY_BITMAP`
+    /// Sets a bit for every `pageSize` bytes of a range that were written to since they were last asked for: bit 0 of
+    /// the first byte of the bitmap for the first of them, and so on. No bit of the bitmap is cleared, and none behind the
+    /// range is touched; holes are clean. `IOMMU_HWPT_GET_DIRTY_BITMAP`
     ///
     /// Writes are noted in units of the configuration's page size: one that has bytes in the range sets all the bits it
     /// covers there.
     ///
-    /// - Parameter clearing: whether to forget what is reported. A unit that lies only partly in the range is reported
-    ///   and not forgotten.
+    /// - Parameters:
+    ///   - pageSize: in bytes; it need be no power of two.
+    ///   - clearing: whether to forget what is reported. A unit that lies only partly in the range is reported and not
+    ///     forgotten.
     /// - Throws: `EINVAL` when tracking is off, for a page size of zero, for a range whose edges are no multiples of the
-    ///   page size and of `alignment`, and for a bitmap with fewer bits than pages.
+    ///   page size and of `alignment`, and for a bitmap with fewer bits than pages. Nothing is forgotten then.
     public func readDirty(
         _ range: IOVARange, pageSize: UInt64, into bitmap: UnsafeMutableRawBufferPointer, clearing: Bool = true
     ) throws(DMAError) {

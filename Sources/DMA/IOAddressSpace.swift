@@ -8,8 +8,8 @@ import LinuxHost
 /// in which they are looked for.
 ///
 /// Threads: every method may be called on any thread at any time. Changes take a lock, accesses read without one. Locks
-/// are taken in the order access, address space, and never two of a kind; neither is held while a callback, a consumer,
-/// remote memory or a copy of bytes runs, nor while readers are waited for. A caller of `unmap` must not hold a lock that
+/// are taken in the order access, address space, dirty log, and never two of a kind; none is held while a callback, a
+/// consumer, remote memory or a copy of bytes runs, nor while readers are waited for. A caller of `unmap` must not hold a lock that
 /// a callback takes, and a callback must not change the address space that calls it.
 ///
 /// Not implemented: splitting a mapping as VFIO's type 1 interface could.

@@ -102,8 +102,8 @@ extension Mapping {
         unsafe record.pointee.state.bitwiseOr(flag, ordering: .sequentiallyConsistent)
     }
 
-    private func clear(_ flags: UInt64) {
-        unsafe record.pointee.state.bitwiseAnd(~flags, ordering: .sequentiallyConsistent)
+    private func clear(_ flag: UInt64) {
+        unsafe record.pointee.state.bitwiseAnd(~flag, ordering: .sequentiallyConsistent)
     }
 }
 

@@ -47,14 +47,15 @@ public struct PinnedMemory: ~Copyable, @unchecked Sendable {  // What it refers 
         return count
     }
 
-    /// Calls `body` with the memory in the order of its addresses, each time with as much as is contiguous in this
-    /// process. The buffers are valid until `unpin`; those of a pin without write rights must not be written to.
+    /// Calls `body` with the memory in the order of its addresses, each time with as much as is contiguous in one memory
+    /// object. The buffers are valid until `unpin`; those of a pin without write rights must not be written to.
     public func forEachSegment(_ body: (UnsafeMutableRawBufferPointer) -> Void) {
         var segment = unsafe first.bytes
+        var mapping = first.mapping
         for piece in others {
             let next = unsafe piece.bytes
             if let end = unsafe segment.baseAddress?.advanced(by: segment.count), unsafe end == next.baseAddress,
-                piece.mapping.hasSameMemory(as: first.mapping)
+                piece.mapping.hasSameMemory(as: mapping)
             {
                 unsafe segment = UnsafeMutableRawBufferPointer(
                     start: segment.baseAddress, count: segment.count + next.count)
@@ -62,12 +63,13 @@ public struct PinnedMemory: ~Copyable, @unchecked Sendable {  // What it refers 
                 unsafe body(segment)
                 unsafe segment = next
             }
+            mapping = piece.mapping
         }
         unsafe body(segment)
     }
 
-    /// Tells whoever tracks writes that the memory has been written to; unpinning does so as well. For pins that are kept
-    /// while their device goes on writing, before it tells anybody that it has written.
+    /// Notes all pinned bytes as written, for whoever tracks writes; without write rights nothing happens. Unpinning does
+    /// so as well: this is for pins that are kept, after the device has written and before it tells anybody so.
     public func noteWrite() {
         guard rights.contains(.write) else { return }
         translation.noteWrite(to: first.range)

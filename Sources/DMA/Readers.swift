@@ -140,7 +140,8 @@ final class Readers: @unchecked Sendable {  // The slots are atomic, and their m
     /// Waits until every section has ended that was under way when this began.
     func drain() {
         for section in sections {
-            precondition(section.number != ThreadNumber.current, "an access is closed inside a read section")
+            precondition(
+                section.number != ThreadNumber.current, "an attachment or a space is changed inside a read section")
             var patience = Patience()
             while isUnderWay(section) { patience.wait() }
         }

@@ -79,12 +79,19 @@ extension Translation {
         return MappingTree.find(iova.rawValue, from: self)
     }
 
-    /// The mapping that holds an address, open and with the rights asked for.
+    /// The mapping that holds an address and may be used.
     @inline(__always)
-    func find(_ iova: IOVA, for rights: AccessRights) throws(DMAError) -> Mapping {
+    func findOpen(_ iova: IOVA) throws(DMAError) -> Mapping {
         guard let mapping = find(iova) else { throw .notFound }
         let state = mapping.state
         guard state.isOpen else { throw state.refusal }
+        return mapping
+    }
+
+    /// The mapping that holds an address, open and with the rights asked for.
+    @inline(__always)
+    func findOpen(_ iova: IOVA, for rights: AccessRights) throws(DMAError) -> Mapping {
+        let mapping = try findOpen(iova)
         guard mapping.rights.isSuperset(of: rights) else { throw .notPermitted }
         return mapping
     }
@@ -98,6 +105,12 @@ extension Translation {
     /// Lets threads that wait for pins to go look again.
     func wakeWaiters() {
         withSpace { $0.wakeWaiters() }
+    }
+
+    /// The address space, for whoever goes on with it outside.
+    var space: IOAddressSpace {
+        guard let space = unsafe roots.pointee.space?.takeUnretainedValue() else { preconditionFailure("it is bound") }
+        return space
     }
 
     @inline(never)

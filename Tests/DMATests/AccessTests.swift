@@ -1,4 +1,5 @@
 import DMA
+import Glibc
 import LinuxHost
 import Testing
 
@@ -237,6 +238,8 @@ import Testing
             guard range != .everything else { return destroying.update { $0 = true } }
             entered.update { $0 = true }
             destroying.wait { $0 }
+            // Time for a destroy that does not wait to return.
+            usleep(20_000)
             hasLeft.update { $0 = true }
         }
         let holder = PinHolder()

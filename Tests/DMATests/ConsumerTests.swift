@@ -310,6 +310,46 @@ final class PageTable: MappingConsumer {
         #expect(late.log == ["map \(pages(1))"])
     }
 
+    @Test func `M3 an unmap waits for a consumer that is coming, which is told to forget then`() throws {
+        for number in 0..<3 as Range<UInt64> { try space.map(object, pages: pages(number)) }
+        let (entered, mayLeave) = (Shared(false), Shared(false))
+        // The first call takes its time.
+        let slow = PageTable {
+            let isFirst = entered.update { hasEntered in
+                defer { hasEntered = true }
+                return !hasEntered
+            }
+            if isFirst { mayLeave.wait { $0 } }
+        }
+        let attacher = try OSThread(name: "attacher") { try? space.attach(slow) }
+        entered.wait { $0 }
+        let unmapper = try OSThread(name: "unmapper") { _ = try? space.unmap(pages(2)) }
+        // Time for an unmap that does not wait.
+        usleep(20_000)
+        mayLeave.update { $0 = true }
+        for thread in [attacher, unmapper] { thread.join() }
+        #expect(slow.entries == [pages(0), pages(1)])
+        #expect(slow.violations == 0)
+    }
+
+    @Test func `M3 a map waits for a consumer that is coming, and is not known to one that does not come`() throws {
+        for number in 0..<2 as Range<UInt64> { try space.map(object, pages: pages(number)) }
+        let (entered, mayLeave) = (Shared(false), Shared(false))
+        let slow = PageTable {
+            entered.update { $0 = true }
+            mayLeave.wait { $0 }
+        }
+        slow.refuse(pages(1))
+        let attacher = try OSThread(name: "attacher") { try? space.attach(slow) }
+        entered.wait { $0 }
+        let mapper = try OSThread(name: "mapper") { try? space.map(object, pages: pages(2)) }
+        usleep(20_000)
+        mayLeave.update { $0 = true }
+        for thread in [attacher, mapper] { thread.join() }
+        #expect(slow.entries == [])
+        #expect(space.ranges == [pages(0), pages(1), pages(2)])
+    }
+
     @Test func `M9 of several consumers those that agreed are told to forget, and pins elsewhere stay`() throws {
         try space.map(object, pages: pages(5))
         let access = DMAAccess(needsPin: true) { _ in }

@@ -280,6 +280,70 @@ import Testing
         pinning.destroy()
     }
 
+    @Test func `M61 a pin that is kept tells what was written when it is asked to, if it may write`() throws {
+        try space.map(object, pages: pages(100, 3))
+        try space.map(object, pages: pages(103, 3))
+        let pinning = DMAAccess(needsPin: true) { _ in }
+        try pinning.attach(to: space)
+        let pinned = try pinning.pin(range(101 * page, 104 * page), rights: .write)
+        let other = try pinning.pin(pages(105), rights: .read)
+        pinned.noteWrite()
+        try space.startDirtyTracking()
+        for _ in 0..<2 {
+            pinned.noteWrite()
+            other.noteWrite()
+            #expect(try dirty(Self.whole) == [1, 2, 3, 4])
+            #expect(try dirty(Self.whole) == [])
+        }
+        space.stopDirtyTracking()
+        for pin in [PinnedBox(pinned), PinnedBox(other)] { pin.unpin() }
+        pinning.destroy()
+    }
+
+    /// Remote memory whose owner does something before it has written, and then fails or not.
+    private struct SlowMemory: RemoteMemory {
+        let fails: Bool
+        let meanwhile: @Sendable () -> Void
+
+        func read(at iova: IOVA, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) {}
+        func write(_ bytes: UnsafeRawBufferPointer, at iova: IOVA) throws(DMAError) {
+            meanwhile()
+            if fails { throw .inputOutput }
+        }
+    }
+
+    @Test(arguments: [false, true])
+    func `M61 what a message wrote is dirty though it failed, or its access was detached meanwhile`(fails: Bool) throws
+    {
+        let access = access
+        let memory = SlowMemory(fails: fails) { if !fails { try? access.detach() } }
+        try space.map(.remote(memory), at: iova(100 * page), byteCount: 5 * page, rights: .write)
+        try space.startDirtyTracking()
+        let error = errorOf { () throws(DMAError) in
+            try access.write([UInt8](repeating: 1, count: 2 * Int(page)), to: iova(101 * page))
+        }
+        #expect(error == (fails ? .inputOutput : nil))
+        #expect(try dirty(Self.whole) == [1, 2])
+    }
+
+    @Test func `M58 a page that lies only partly in the range is reported and stays dirty`() throws {
+        try space.map(object, pages: Self.whole)
+        try space.startDirtyTracking()
+        try write(at: 100 * page)
+        let half = range(100 * page, 100 * page + page / 2 - 1)
+        for _ in 0..<2 { #expect(try dirty(half, pageSize: page / 2) == [0]) }
+        #expect(try dirty(pages(100)) == [0])
+        #expect(try dirty(half, pageSize: page / 2) == [])
+    }
+
+    @Test func `M61 what was written is dirty though its mapping has gone`() throws {
+        try space.map(object, pages: pages(100, 2))
+        try space.startDirtyTracking()
+        try write(at: 101 * page)
+        try space.unmap(.everything)
+        #expect(try dirty(Self.whole) == [1])
+    }
+
     @Test
     func `M61 memory that is used in place for writing is dirty afterwards, for reading it is not`()
         throws

@@ -261,6 +261,21 @@ import Testing
         pinned.unpin()
     }
 
+    @Test func `R57 a segment is as much as follows in one memory, whichever memory comes first`() throws {
+        let other = try MemoryObject.anonymous(byteCount: 4 * Int(page))
+        try space.map(object, pages: pages(0))
+        for number in 0..<3 as Range<UInt64> {
+            try space.map(
+                .file(other, offset: number * page), at: iova((number + 1) * page), byteCount: page, rights: .read)
+        }
+        try space.map(.file(object, offset: page), at: iova(4 * page), byteCount: page, rights: .read)
+        let pinned = try access.pin(pages(0, 5), rights: .read)
+        #expect(pinned.segmentSizes() == [Int(page), 3 * Int(page), Int(page)])
+        #expect(pinned.segmentCount == 3)
+        #expect(pinned.byteCount == 5 * Int(page))
+        pinned.unpin()
+    }
+
     @Test func `R58 overlapping pins of different devices hold a mapping until the last is gone`() throws {
         try space.map(object, pages: pages(0, 8))
         let other = DMAAccess(needsPin: true) { _ in }

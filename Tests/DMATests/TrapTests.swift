@@ -38,6 +38,33 @@ import Testing
         }
     }
 
+    @Test func `L3 destroying an access when told of an unmap traps, were its pins gone`() async {
+        await #expect(processExitsWith: .failure) {
+            let access = Shared<DMAAccess?>(nil)
+            let pinned = Shared<PinnedBox?>(nil)
+            let space = IOAddressSpace()
+            try space.map(try .anonymous(byteCount: Int(page)), pages: pages(0))
+            let suicidal = DMAAccess(needsPin: true) { range in
+                pinned.update { $0.take() }?.unpin()
+                if range != .everything { access.value?.destroy() }
+            }
+            access.update { $0 = suicidal }
+            try suicidal.attach(to: space)
+            pinned.update { [box = PinnedBox(try? suicidal.pin(pages(0), rights: .read))] in $0 = box }
+            try space.unmap(pages(0))
+        }
+    }
+
+    @Test func `an unmap of memory that its own thread is looking at traps, as it would wait for itself`() async {
+        await #expect(processExitsWith: .failure) {
+            let space = IOAddressSpace()
+            try space.map(try .anonymous(byteCount: Int(page)), pages: pages(0))
+            let access = DMAAccess(needsPin: false, onUnmap: nil)
+            try access.attach(to: space)
+            try unsafe access.withMemory(pages(0), rights: .read) { _ in _ = try? space.unmap(pages(0)) }
+        }
+    }
+
     @Test func `a range that ends before it begins traps`() async {
         await #expect(processExitsWith: .failure) {
             _ = IOVARange(first: IOVA(2), last: IOVA(1))
