@@ -65,7 +65,7 @@ import Testing
             let stay = {
                 if isInside.value { return }
                 isInside.update { $0 = true }
-                mayLeave.wait { $0 }
+                dawdle(until: mayLeave)
                 hasLeft.update { $0 = true }
             }
             try? unsafe access.withMemory(pages(first, count), rights: .read) { _ in
@@ -94,9 +94,9 @@ import Testing
         let reader = try OSThread(name: "reader") {
             try? unsafe access.withMemory(pages(5), rights: .read) { _ in
                 isInside.update { $0 = true }
-                mayGoOn.wait { $0 }
+                dawdle(until: mayGoOn)
                 _ = try? access.read(pages(9))
-                mayLeave.wait { $0 }
+                dawdle(until: mayLeave)
                 hasLeft.update { $0 = true }
             }
         }
@@ -123,7 +123,7 @@ import Testing
         let reader = try OSThread(name: "reader") {
             try? unsafe access.withMemory(pages(1), rights: .read) { _ in
                 isInside.update { $0 = true }
-                mayLeave.wait { $0 }
+                dawdle(until: mayLeave)
             }
         }
         isInside.wait { $0 }

@@ -16,7 +16,7 @@ import Testing
             try? unsafe access.withMemory(pages(0), rights: .read) { _ in
                 let mapping = space.translation.find(pages(40).first)
                 isInside.update { $0 = true }
-                mayLeave.wait { $0 }
+                dawdle(until: mayLeave)
                 if let mapping { found.update { $0.append(mapping.range) } }
             }
         }

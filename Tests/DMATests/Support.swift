@@ -148,6 +148,11 @@ final class Shared<Value: Sendable>: Sendable {
     func wait(until isDone: (Value) -> Bool) { monitor.wait { isDone($0) ? () : nil } }
 }
 
+/// Keeps a thread busy, for what must not wait but take its time in a test.
+func dawdle(until flag: Shared<Bool>) {
+    while !flag.value { sched_yield() }
+}
+
 /// Numbers that are the same for the same seed, whatever the library does. SplitMix64
 struct SeededGenerator: RandomNumberGenerator {
     private var state: UInt64

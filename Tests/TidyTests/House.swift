@@ -23,7 +23,7 @@ enum House {
     static let graph: [String: Rule] = [
         "CJSONC": Rule(),
         "CLinuxShims": Rule(),
-        "LinuxHost": Rule(["CLinuxShims"], others: ["Glibc"]),
+        "LinuxHost": Rule(["CLinuxShims"], others: ["Glibc", "Synchronization"]),
         "JSONText": Rule(["CJSONC"]),
         "Configuration": Rule(["JSONText"]),
         "VFIOUserWire": Rule(),
