@@ -1,4 +1,4 @@
-import LinuxHost
+public import LinuxHost
 
 /// What a transfer does inside and after one section.
 private enum TransferStep {
@@ -22,7 +22,7 @@ extension DMAAccess {
         line: UInt32 = #line
     ) throws(DMAError) {
         guard UInt64(buffer.count) == range.byteCount else { throw .invalid }
-        let place = SourcePlace(file: file, line: line)
+        let place = LockChecker.isOn ? SourcePlace(file: file, line: line) : nil
         unsafe try transfer(at: range.first, byteCount: buffer.count, rights: .read, place) { (done, memory) in
             // A step has at most as many bytes as are left of the buffer.
             let part = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + memory.count])
@@ -44,7 +44,7 @@ extension DMAAccess {
         _ bytes: UnsafeRawBufferPointer, to iova: IOVA, file: StaticString = #fileID, line: UInt32 = #line
     ) throws(DMAError) {
         let range = try IOVARange(first: iova, byteCount: UInt64(bytes.count))
-        let place = SourcePlace(file: file, line: line)
+        let place = LockChecker.isOn ? SourcePlace(file: file, line: line) : nil
         unsafe try transfer(at: range.first, byteCount: bytes.count, rights: .write, place) { (done, memory) in
             unsafe memory.copyMemory(
                 from: UnsafeRawBufferPointer(rebasing: bytes[done..<done + memory.count]))
@@ -62,12 +62,42 @@ extension DMAAccess {
     /// - Parameter body: called once for each mapping that the range touches.
     /// - Throws: as `read` and `write`, and `EINVAL` for remote memory. Mappings below the one that an error is about
     ///   have been visited.
+    @inlinable
     public func withMemory(
         _ range: IOVARange, rights: AccessRights, file: StaticString = #fileID, line: UInt32 = #line,
         _ body: (UnsafeMutableRawBufferPointer) -> Void
     ) throws(DMAError) {
+        if LockChecker.isOn {
+            unsafe try withMemoryWatched(range, rights, at: SourcePlace(file: file, line: line), body)
+        } else {
+            unsafe try withMemoryUnwatched(range, rights, body)
+        }
+    }
+
+    @usableFromInline
+    func withMemoryUnwatched(
+        _ range: IOVARange, _ rights: AccessRights, _ body: (UnsafeMutableRawBufferPointer) -> Void
+    ) throws(DMAError) {
+        unsafe try visit(range, rights, at: nil, body)
+    }
+
+    @usableFromInline
+    @inline(never)
+    func withMemoryWatched(
+        _ range: IOVARange, _ rights: AccessRights, at place: SourcePlace,
+        _ body: (UnsafeMutableRawBufferPointer) -> Void
+    ) throws(DMAError) {
+        unsafe try visit(range, rights, at: place, body)
+    }
+
+    /// - Parameter place: where, if somebody watches.
+    @inline(__always)
+    private func visit(
+        _ range: IOVARange, _ rights: AccessRights, at place: SourcePlace?,
+        _ body: (UnsafeMutableRawBufferPointer) -> Void
+    ) throws(DMAError) {
         guard !rights.isEmpty else { throw .invalid }
-        try inSection(range, at: SourcePlace(file: file, line: line)) { (_, translation) throws(DMAError) in
+        try inSection(range, at: place) { (_, translation) throws(DMAError) in
             var next: IOVA? = range.first
             while let first = next, first <= range.last {
                 let mapping = try translation.find(first, for: rights)
@@ -90,7 +120,7 @@ extension DMAAccess {
     ///   - message: the same with memory that is reached by messages, outside of any section.
     @inline(__always)
     private func transfer(
-        at first: IOVA, byteCount: Int, rights: AccessRights, _ place: SourcePlace,
+        at first: IOVA, byteCount: Int, rights: AccessRights, _ place: SourcePlace?,
         copy: (_ done: Int, UnsafeMutableRawBufferPointer) -> Void,
         message: (_ done: Int, any RemoteMemory, IOVA, _ byteCount: Int) throws(DMAError) -> Void
     ) throws(DMAError) {
@@ -119,8 +149,7 @@ extension DMAAccess {
             case .copied(let count):
                 done += count
             case .message(let memory, let peerAddress, let count):
-                LockChecker.callsBack(file: place.file, line: place.line)
-                LockChecker.waits(file: place.file, line: place.line)
+                if let place { tellMessage(at: place) }
                 try message(done, memory, peerAddress, count)
                 if rights.contains(.write) { noteWrite(to: range, byteCount: count, in: begun, at: place) }
                 done += count
@@ -129,7 +158,7 @@ extension DMAAccess {
     }
 
     /// Notes what a message has written at the start of a range, if the access is still attached to where it was written.
-    private func noteWrite(to range: IOVARange, byteCount: Int, in begun: Translation?, at place: SourcePlace) {
+    private func noteWrite(to range: IOVARange, byteCount: Int, in begun: Translation?, at place: SourcePlace?) {
         let written = IOVARange(first: range.first, last: IOVA(range.first.rawValue + UInt64(byteCount - 1)))
         try? inSection(written, at: place) { (_, translation) throws(DMAError) in
             if translation == begun { translation.noteWrite(to: written) }
