@@ -12,8 +12,8 @@ extension DMAAccess {
     public func pin(
         _ range: IOVARange, rights: AccessRights, file: StaticString = #fileID, line: UInt32 = #line
     ) throws(DMAError) -> PinnedMemory {
+        let place = LockChecker.isOn ? SourcePlace(file: file, line: line) : nil
         guard mayPin, !rights.isEmpty else { throw .invalid }
-        let place = SourcePlace(file: file, line: line)
         return try inSection(range, at: place) { (section, translation) throws(DMAError) in
             let first = try translation.pin(range.first, range, rights)
             var others: [PinnedPiece] = []
@@ -26,7 +26,7 @@ extension DMAAccess {
                 }
             }
             readers.addPins(1, in: section)
-            let record = LockChecker.isOn ? PinRecords.add(range, of: self, at: place) : 0
+            let record = place.map { PinRecords.add(range, of: self, at: $0) } ?? 0
             return PinnedMemory(first, others, rights: rights, of: self, in: translation, record: record)
         }
     }

@@ -1,4 +1,4 @@
-import LinuxHost
+public import LinuxHost
 
 /// What a transfer does inside and after one section.
 private enum TransferStep {
@@ -23,7 +23,7 @@ extension DMAAccess {
         line: UInt32 = #line
     ) throws(DMAError) {
         guard UInt64(buffer.count) == range.byteCount else { throw .invalid }
-        let place = SourcePlace(file: file, line: line)
+        let place = LockChecker.isOn ? SourcePlace(file: file, line: line) : nil
         unsafe try transfer(at: range.first, byteCount: buffer.count, rights: .read, place) { (done, memory) in
             // A step has at most as many bytes as are left of the buffer.
             let part = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + memory.count])
@@ -45,7 +45,7 @@ extension DMAAccess {
         _ bytes: UnsafeRawBufferPointer, to iova: IOVA, file: StaticString = #fileID, line: UInt32 = #line
     ) throws(DMAError) {
         let range = try IOVARange(first: iova, byteCount: UInt64(bytes.count))
-        let place = SourcePlace(file: file, line: line)
+        let place = LockChecker.isOn ? SourcePlace(file: file, line: line) : nil
         unsafe try transfer(at: range.first, byteCount: bytes.count, rights: .write, place) { (done, memory) in
             unsafe memory.copyMemory(
                 from: UnsafeRawBufferPointer(rebasing: bytes[done..<done + memory.count]))
@@ -66,12 +66,42 @@ extension DMAAccess {
     ///   ascending address, `ENOENT` for what is not mapped; `EINVAL` for a mapping that an unmap has closed; `EPERM` for
     ///   rights that it does not have; `EINVAL` for remote memory. Mappings below the one that an error is about have
     ///   been visited.
+    @inlinable
     public func withMemory(
         _ range: IOVARange, rights: AccessRights, file: StaticString = #fileID, line: UInt32 = #line,
         _ body: (UnsafeMutableRawBufferPointer) -> Void
     ) throws(DMAError) {
+        if LockChecker.isOn {
+            unsafe try withMemoryWatched(range, rights, at: SourcePlace(file: file, line: line), body)
+        } else {
+            unsafe try withMemoryUnwatched(range, rights, body)
+        }
+    }
+
+    @usableFromInline
+    func withMemoryUnwatched(
+        _ range: IOVARange, _ rights: AccessRights, _ body: (UnsafeMutableRawBufferPointer) -> Void
+    ) throws(DMAError) {
+        unsafe try visit(range, rights, at: nil, body)
+    }
+
+    @usableFromInline
+    @inline(never)
+    func withMemoryWatched(
+        _ range: IOVARange, _ rights: AccessRights, at place: SourcePlace,
+        _ body: (UnsafeMutableRawBufferPointer) -> Void
+    ) throws(DMAError) {
+        unsafe try visit(range, rights, at: place, body)
+    }
+
+    /// - Parameter place: where, if somebody watches.
+    @inline(__always)
+    private func visit(
+        _ range: IOVARange, _ rights: AccessRights, at place: SourcePlace?,
+        _ body: (UnsafeMutableRawBufferPointer) -> Void
+    ) throws(DMAError) {
         guard !rights.isEmpty else { throw .invalid }
-        try inSection(range, at: SourcePlace(file: file, line: line)) { (_, translation) throws(DMAError) in
+        try inSection(range, at: place) { (_, translation) throws(DMAError) in
             var next: IOVA? = range.first
             while let first = next, first <= range.last {
                 let mapping = try translation.findOpen(first, for: rights)
@@ -94,7 +124,7 @@ extension DMAAccess {
     ///   - message: the same with memory that is reached by messages, outside of any section.
     @inline(__always)
     private func transfer(
-        at first: IOVA, byteCount: Int, rights: AccessRights, _ place: SourcePlace,
+        at first: IOVA, byteCount: Int, rights: AccessRights, _ place: SourcePlace?,
         copy: (_ done: Int, UnsafeMutableRawBufferPointer) -> Void,
         message: (_ done: Int, any RemoteMemory, IOVA, _ byteCount: Int) throws(DMAError) -> Void
     ) throws(DMAError) {
@@ -124,8 +154,7 @@ extension DMAAccess {
             case .copied(let count):
                 done += count
             case .message(let memory, let peerAddress, let count, let space):
-                LockChecker.callsBack(file: place.file, line: place.line)
-                LockChecker.waits(file: place.file, line: place.line)
+                if let place { tellMessage(at: place) }
                 // What fails may have written a part.
                 defer {
                     let part = IOVARange(first: iova, last: IOVA(iova.rawValue + UInt64(count - 1)))

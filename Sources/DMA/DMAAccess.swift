@@ -278,18 +278,19 @@ public final class DMAAccess: Sendable {
 extension DMAAccess {
     /// Runs `body` inside a section of this thread, with what finds the mappings, of which it touches those in `range`.
     ///
+    /// - Parameter place: where that is, if somebody watches.
     /// - Throws: `ENOENT` when the access is not attached.
     @inline(__always)
     func inSection<Result: ~Copyable>(
-        _ range: IOVARange, at place: SourcePlace,
+        _ range: IOVARange, at place: SourcePlace?,
         _ body: (borrowing Readers.Section, Translation) throws(DMAError) -> Result
     ) throws(DMAError) -> Result {
-        let isWatched = LockChecker.isOn && tellsEntering(at: place)
-        defer { if isWatched { tellLeaving() } }
+        if let place { tellEntering(at: place) }
+        defer { if place != nil { tellLeaving() } }
         let section = readers.enter(Reach(range))
         guard let translation = Translation(bits: translation.load(ordering: .sequentiallyConsistent)) else {
             readers.leave(section)
-            if isWatched { tellUse(at: place) }
+            if let place { tellUse(at: place) }
             throw .notFound
         }
         do throws(DMAError) {

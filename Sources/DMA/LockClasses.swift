@@ -60,15 +60,21 @@ extension DMAAccess {
 
     /// Tells that a read section begins. The caller tells of its end.
     @inline(never)
-    func tellsEntering(at place: SourcePlace) -> Bool {
+    func tellEntering(at place: SourcePlace) {
         LockChecker.acquire(
             .readSection, instance: ObjectIdentifier(self), mode: .shared, file: place.file, line: place.line)
-        return true
     }
 
     @inline(never)
     func tellLeaving() {
         LockChecker.release(.readSection, instance: ObjectIdentifier(self))
+    }
+
+    /// Tells that remote memory is asked for a transfer, which waits for its answer.
+    @inline(never)
+    func tellMessage(at place: SourcePlace) {
+        LockChecker.callsBack(file: place.file, line: place.line)
+        LockChecker.waits(file: place.file, line: place.line)
     }
 
     /// Runs the callback, inside its class and with an eye on the time that it takes.

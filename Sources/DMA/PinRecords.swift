@@ -32,6 +32,7 @@ enum PinRecords {
         }
     }
 
+    @inline(never)
     static func remove(_ number: UInt64) {
         state.withLock { _ = $0.records.removeValue(forKey: number) }
     }
@@ -82,6 +83,7 @@ extension DMAAccess {
 
 extension PinnedMemory {
     /// Reports a pin that nobody released.
+    @inline(never)
     static func tellDropped(_ record: UInt64) {
         guard record != 0, let place = PinRecords.place(of: record) else { return }
         LockChecker.report(.pinMisuse, "a pin was dropped without unpin()", places: [place])
