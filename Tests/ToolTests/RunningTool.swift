@@ -1,4 +1,5 @@
 import Foundation
+import LinuxHost
 import Glibc
 
 /// The tool as a process of its own, serving `edu` at a path in a directory that goes with it.
@@ -32,6 +33,18 @@ final class RunningTool {
 
     func waitForSocket() {
         while !socketExists && process.isRunning { usleep(1000) }
+    }
+
+    /// A client of it. The socket is there a moment before anybody listens.
+    func connect() throws(Errno) -> UNIXSocket {
+        while true {
+            do throws(Errno) {
+                return try UNIXSocket.connect(toPath: socketPath)
+            } catch {
+                guard error.rawValue == ECONNREFUSED, process.isRunning else { throw error }
+                usleep(1000)
+            }
+        }
     }
 
     /// Asks it to end, and answers with its status; `nil` when it had to be killed.

@@ -13,7 +13,7 @@ import Testing
     @Test func `SIGTERM ends it while a client is connected`() throws {
         let tool = try RunningTool()
         tool.waitForSocket()
-        let client = try UNIXSocket.connect(toPath: tool.socketPath)
+        let client = try tool.connect()
         #expect(tool.terminate() == 0)
         #expect(!tool.socketExists)
         _ = client.descriptor.rawValue
@@ -33,7 +33,7 @@ import Testing
         tool.waitForSocket()
         // A request before the version message is refused, which is worth a line in the log, and ends the connection.
         for _ in 0..<2 {
-            let client = try UNIXSocket.connect(toPath: tool.socketPath)
+            let client = try tool.connect()
             let request: [UInt8] = [1, 0, 13, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
             let sent = try unsafe request.withUnsafeBytes {
                 unsafe try client.send($0, descriptors: DescriptorBundle(), waiting: true)
