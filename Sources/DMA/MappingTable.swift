@@ -113,8 +113,6 @@ final class MappingTable {
 
     /// Takes back all that is retired, at a moment when no reader is anywhere.
     func recycleRetired() {
-        while let mapping = retiredMappings.popLast() { slab.free(mapping) }
-        tree.recycleRetired()
-        directory.recycleRetired()
+        recycle(takeRetired())
     }
 }

@@ -441,11 +441,6 @@ extension MappingTree {
         for node in nodes { recycle(node) }
     }
 
-    /// Takes back all retired nodes, at a moment when no reader is anywhere.
-    mutating func recycleRetired() {
-        while let node = retired.popLast() { recycle(node) }
-    }
-
     private mutating func recycle(_ node: TreeNode) {
         if spare.count < MappingTree.maximumSpareCount { spare.append(node) } else { node.deallocate() }
     }

@@ -58,17 +58,6 @@ public final class MemoryObject: Sendable {
     ///
     /// Other processes may change them at any time: copy first, then check the copy.
     public var bytes: UnsafeMutableRawBufferPointer { unsafe mapping.bytes }
-
-    /// `count` bytes from `offset` on.
-    ///
-    /// Memory-safe as long as the object lives: mappings are checked against `byteCount` when they are made, and here
-    /// once more, because everything a device touches comes by.
-    func slice(at offset: Int, count: Int) -> UnsafeMutableRawBufferPointer {
-        precondition(
-            offset >= 0 && count >= 0 && offset <= byteCount && count <= byteCount - offset,
-            "a mapping reaches past its memory object")
-        return unsafe UnsafeMutableRawBufferPointer(rebasing: bytes[offset..<offset + count])
-    }
 }
 
 /// What an open file would be as memory.

@@ -183,11 +183,6 @@ extension PageDirectory {
         for table in tables { recycle(table) }
     }
 
-    /// Takes back all retired tables, at a moment when no reader is anywhere.
-    mutating func recycleRetired() {
-        while let table = retired.popLast() { recycle(table) }
-    }
-
     private mutating func recycle(_ table: DirectoryTable) {
         guard spare.count < PageDirectory.maximumSpareCount else { return table.deallocate() }
         table.clear()
