@@ -2,6 +2,7 @@ import DMA
 import DeviceModel
 import LinuxHost
 import VFIOUserSession
+import VFIOUserTransport
 import VFIOUserWire
 
 /// One client's connection: the loop that reads messages, drives the session and sends what it answers.
@@ -9,13 +10,13 @@ import VFIOUserWire
 /// Everything happens on the thread that calls `run`. It waits for the socket, for requests of the device's threads to
 /// the client, for the client's INTx controls and for the order to stop, and for nothing else.
 struct Connection: ~Copyable {
-    private let socket: UNIXSocket
+    private let transport: any Transport
     private let device: any Device
     private let clientMemory: ClientMemory
     private let report: @Sendable (ServerEvent) -> Void
     private var session: Session
-    private var incoming = IncomingMessages()
-    private var outgoing = OutgoingMessages()
+    private var incoming = MessageReader()
+    private var outgoing = MessageSender()
     private var reply = SessionReply()
     private let poller: Poller
     private var watchedControls = InterruptControls()
@@ -26,10 +27,10 @@ struct Connection: ~Copyable {
     }
 
     private init(
-        socket: UNIXSocket, device: any Device, clientMemory: ClientMemory, session: consuming Session,
+        transport: any Transport, device: any Device, clientMemory: ClientMemory, session: consuming Session,
         poller: consuming Poller, report: @escaping @Sendable (ServerEvent) -> Void
     ) {
-        self.socket = socket
+        self.transport = transport
         self.device = device
         self.clientMemory = clientMemory
         self.session = session
@@ -37,9 +38,9 @@ struct Connection: ~Copyable {
         self.report = report
     }
 
-    /// A connection over `socket` with the device attached to its memory.
+    /// A connection over `transport` with the device attached to its memory.
     static func open(
-        _ socket: UNIXSocket, to device: any Device, report: @escaping @Sendable (ServerEvent) -> Void
+        _ transport: any Transport, to device: any Device, report: @escaping @Sendable (ServerEvent) -> Void
     ) throws(ServerError) -> Connection {
         let clientMemory: ClientMemory
         let poller: Poller
@@ -52,7 +53,7 @@ struct Connection: ~Copyable {
         do throws(DMAError) {
             let session = try Session(device: device, clientMemory: clientMemory)
             return Connection(
-                socket: socket, device: device, clientMemory: clientMemory, session: session, poller: poller,
+                transport: transport, device: device, clientMemory: clientMemory, session: session, poller: poller,
                 report: report)
         } catch {
             throw .device(error)
@@ -64,7 +65,7 @@ struct Connection: ~Copyable {
     mutating func run(until stop: EventCounter) -> ServerEvent.Ending {
         let ending: ServerEvent.Ending
         do throws(Errno) {
-            try poller.add(socket.descriptor.rawValue, token: Token.socket.rawValue, interest: .readable)
+            try poller.add(transport.pollDescriptor, token: Token.socket.rawValue, interest: .readable)
             try poller.add(
                 clientMemory.wake.rawDescriptor, token: Token.clientMemory.rawValue, interest: .readable)
             try poller.add(stop.rawDescriptor, token: Token.stop.rawValue, interest: .readable)
@@ -74,7 +75,7 @@ struct Connection: ~Copyable {
         }
         session.end()
         // The client hears of it now, whoever else keeps the socket.
-        socket.shutdown()
+        transport.shutdown()
         return ending
     }
 
@@ -83,8 +84,8 @@ struct Connection: ~Copyable {
             for event in try poller.wait() {
                 switch Token(rawValue: event.token) {
                 case .socket:
-                    if event.ready.contains(.writable), !outgoing.isEmpty { try outgoing.flush(to: socket) }
-                    if outgoing.isEmpty, event.ready.contains(.readable), try !incoming.receive(from: socket) {
+                    if event.ready.contains(.writable), !outgoing.isEmpty { try outgoing.flush(to: transport) }
+                    if outgoing.isEmpty, event.ready.contains(.readable), try !incoming.receive(from: transport) {
                         return .clientLeft
                     }
                 case .clientMemory: clientMemory.wake.drain()
@@ -108,13 +109,13 @@ struct Connection: ~Copyable {
             case .incomplete: return nil
             case .broken(let id, let command, let error):
                 session.handleBroken(id: id, command: command, error: error, reply: &reply)
-                try? outgoing.send(reply, to: socket)
+                try? outgoing.send(reply.writer.bytes, reply.descriptors, to: transport)
                 return .protocolError(.malformed(error))
             case .message(let message):
                 let header = message.header
                 let outcome = Self.handle(message, in: incoming.bytes, &session, &reply)
                 if let refusal = session.lastRefusal { report(.refused(header, refusal)) }
-                try outgoing.send(reply, to: socket)
+                try outgoing.send(reply.writer.bytes, reply.descriptors, to: transport)
                 if case .close = outcome { return .protocolError(session.lastRefusal ?? .outOfOrder(header.command)) }
                 if header.command == .setInterrupts { try watchControls() }
             }
@@ -123,12 +124,13 @@ struct Connection: ~Copyable {
     }
 
     private static func handle(
-        _ message: consuming IncomingMessages.Message, in bytes: [UInt8], _ session: inout Session,
+        _ message: consuming MessageReader.Message, in bytes: [UInt8], _ session: inout Session,
         _ reply: inout SessionReply
     ) -> Session.Outcome {
         let (header, payload, lost) = (message.header, message.payload, message.lostDescriptors)
         return session.handle(
-            header, payload: bytes.span.extracting(payload), descriptors: message.descriptors, lostDescriptors: lost,
+            header, payload: bytes.span.extracting(payload), descriptors: message.takeDescriptors(),
+            lostDescriptors: lost,
             reply: &reply)
     }
 
@@ -137,14 +139,14 @@ struct Connection: ~Copyable {
         while outgoing.isEmpty {
             reply.removeAll()
             guard clientMemory.appendNextRequest(to: &reply.writer) else { return }
-            try outgoing.send(reply, to: socket)
+            try outgoing.send(reply.writer.bytes, reply.descriptors, to: transport)
         }
     }
 
     /// While the client does not take what it is owed, nothing more is read from it.
     private mutating func watchSocket(for interest: Poller.Interest) throws(Errno) {
         guard interest != watchedInterest else { return }
-        try poller.change(socket.descriptor.rawValue, token: Token.socket.rawValue, interest: interest)
+        try poller.change(transport.pollDescriptor, token: Token.socket.rawValue, interest: interest)
         watchedInterest = interest
     }
 

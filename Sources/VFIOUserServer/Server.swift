@@ -2,6 +2,7 @@ public import DMA
 public import DeviceModel
 public import LinuxHost
 public import VFIOUserSession
+public import VFIOUserTransport
 public import VFIOUserWire
 
 /// Serves a device over a UNIX socket to one client after another. The server half of vfio-user.
@@ -12,11 +13,19 @@ public import VFIOUserWire
 /// about, leaves the device without guest memory and interrupts, and otherwise as it was.
 public struct Server: Sendable {
     private let device: any Device
+    private let decorate: @Sendable (UNIXSocket) -> any Transport
     private let report: @Sendable (ServerEvent) -> Void
 
-    /// - Parameter report: told what happens, on the serving thread; must not take long.
-    public init(device: any Device, report: @escaping @Sendable (ServerEvent) -> Void = { _ in }) {
+    /// - Parameters:
+    ///   - report: told what happens, on the serving thread; must not take long.
+    ///   - decorate: puts something between a client's socket and its session, such as what writes down or disturbs
+    ///     their conversation.
+    public init(
+        device: any Device, report: @escaping @Sendable (ServerEvent) -> Void = { _ in },
+        decorate: @escaping @Sendable (UNIXSocket) -> any Transport = { $0 }
+    ) {
         self.device = device
+        self.decorate = decorate
         self.report = report
     }
 
@@ -59,7 +68,7 @@ public struct Server: Sendable {
 
     /// Returns when nothing of the client's is left here: no memory, no descriptor.
     private func converse(over socket: UNIXSocket, until stop: EventCounter) throws(ServerError) -> ServerEvent.Ending {
-        var connection = try Connection.open(socket, to: device, report: report)
+        var connection = try Connection.open(decorate(socket), to: device, report: report)
         return connection.run(until: stop)
     }
 

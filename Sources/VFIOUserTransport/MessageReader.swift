@@ -1,12 +1,12 @@
-import LinuxHost
-import VFIOUserWire
+public import LinuxHost
+public import VFIOUserWire
 
 /// What has arrived from a peer and not been handled yet: bytes in any pieces, and the descriptors that belong to them.
 ///
 /// Descriptors come with the bytes of one `sendmsg`, and a read never goes past such bytes. So they belong to the last
 /// message that begins in the read that brought them, or, when none does, to the one that goes on through it: the
 /// message `m` whose end is the first not before the end of that read.
-struct IncomingMessages: ~Copyable {
+public struct MessageReader: ~Copyable {
     /// Room for many small messages in one read; a longer message gets as much as it says it needs, which the framer
     /// has checked against the limit.
     private static let initialCapacity = 64 << 10
@@ -15,15 +15,18 @@ struct IncomingMessages: ~Copyable {
     /// that piles them up on a message it never finishes.
     private static let maximumPendingDescriptors = 253
 
-    struct Message: ~Copyable {
-        let header: MessageHeader
+    public struct Message: ~Copyable {
+        public let header: MessageHeader
         /// Where the payload lies in `bytes`.
-        let payload: Range<Int>
+        public let payload: Range<Int>
         let descriptors: DescriptorBundle
-        let lostDescriptors: Bool
+        /// Whether the kernel had to drop some.
+        public let lostDescriptors: Bool
+
+        public consuming func takeDescriptors() -> DescriptorBundle { descriptors }
     }
 
-    enum Next: ~Copyable {
+    public enum Next: ~Copyable {
         case message(Message)
         case incomplete
         case broken(id: MessageID, command: Command, error: WireError)
@@ -36,11 +39,13 @@ struct IncomingMessages: ~Copyable {
         let isIncomplete: Bool
     }
 
-    private(set) var bytes = [UInt8](repeating: 0, count: initialCapacity)
+    public private(set) var bytes = [UInt8](repeating: 0, count: initialCapacity)
     /// The part of `bytes` that has arrived and not been handled.
     private var filled = 0..<0
     private var arrivals: [ArrivalBox] = []
     private let framer = MessageFramer()
+
+    public init() {}
 
     /// Noncopyable values cannot be array elements yet.
     private final class ArrivalBox {
@@ -51,11 +56,11 @@ struct IncomingMessages: ~Copyable {
         }
     }
 
-    /// Reads what the socket has.
+    /// Reads what has arrived.
     ///
     /// - Returns: `false` when the peer has closed its side.
     /// - Throws: what `recvmsg(2)` answers, but not `EAGAIN`; `ETOOMANYREFS` for more descriptors than any message has.
-    mutating func receive(from socket: UNIXSocket) throws(Errno) -> Bool {
+    public mutating func receive(from transport: any Transport) throws(Errno) -> Bool {
         makeRoom()
         var result: Result<Int, Errno> = .success(0)
         let free = filled.upperBound..<bytes.count
@@ -64,7 +69,7 @@ struct IncomingMessages: ~Copyable {
         unsafe bytes.withUnsafeMutableBytes { buffer in
             do throws(Errno) {
                 let room = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[free])
-                var received = unsafe try socket.receive(into: room, waiting: false)
+                var received = unsafe try transport.receive(into: room, waiting: false)
                 result = .success(received.count)
                 if !received.descriptors.isEmpty || received.lostDescriptors {
                     var descriptors = DescriptorBundle()
@@ -91,7 +96,7 @@ struct IncomingMessages: ~Copyable {
     }
 
     /// Takes the next whole message off the front.
-    mutating func next() -> Next {
+    public mutating func next() -> Next {
         switch framer.examine(bytes.span.extracting(filled)) {
         case .needs: return .incomplete
         case .broken(let id, let command, let error): return .broken(id: id, command: command, error: error)
