@@ -15,7 +15,7 @@ struct Connection: ~Copyable {
     private let clientMemory: ClientMemory
     private let report: @Sendable (ServerEvent) -> Void
     private var session: Session
-    private var incoming = MessageReader()
+    private var incoming: MessageReader
     private var outgoing = MessageSender()
     private var reply = SessionReply()
     private let poller: Poller
@@ -28,8 +28,10 @@ struct Connection: ~Copyable {
 
     private init(
         transport: any Transport, device: any Device, clientMemory: ClientMemory, session: consuming Session,
-        poller: consuming Poller, report: @escaping @Sendable (ServerEvent) -> Void
+        poller: consuming Poller, limits: SessionLimits, report: @escaping @Sendable (ServerEvent) -> Void
     ) {
+        incoming = MessageReader(
+            maximumMessageSize: limits.messageSize, maximumPendingDescriptors: limits.pendingDescriptors)
         self.transport = transport
         self.device = device
         self.clientMemory = clientMemory
@@ -40,21 +42,22 @@ struct Connection: ~Copyable {
 
     /// A connection over `transport` with the device attached to its memory.
     static func open(
-        _ transport: any Transport, to device: any Device, report: @escaping @Sendable (ServerEvent) -> Void
+        _ transport: any Transport, to device: any Device, limits: SessionLimits,
+        report: @escaping @Sendable (ServerEvent) -> Void
     ) throws(ServerError) -> Connection {
         let clientMemory: ClientMemory
         let poller: Poller
         do throws(Errno) {
-            clientMemory = try ClientMemory()
+            clientMemory = try ClientMemory(limits: limits)
             poller = try Poller()
         } catch {
             throw .system(error)
         }
         do throws(DMAError) {
-            let session = try Session(device: device, clientMemory: clientMemory)
+            let session = try Session(device: device, clientMemory: clientMemory, limits: limits)
             return Connection(
                 transport: transport, device: device, clientMemory: clientMemory, session: session, poller: poller,
-                report: report)
+                limits: limits, report: report)
         } catch {
             throw .device(error)
         }
@@ -62,7 +65,9 @@ struct Connection: ~Copyable {
 
     /// Serves the client until it leaves, breaks the protocol, or `stop` is signalled. The device has let go of the
     /// client's memory when this returns.
-    mutating func run(until stop: EventCounter) -> ServerEvent.Ending {
+    ///
+    /// - Parameter onEnd: called when nothing more is taken from the client, before it can notice that.
+    mutating func run(until stop: EventCounter, onEnd: () -> Void = {}) -> ServerEvent.Ending {
         let ending: ServerEvent.Ending
         do throws(Errno) {
             try poller.add(transport.pollDescriptor, token: Token.socket.rawValue, interest: .readable)
@@ -73,6 +78,7 @@ struct Connection: ~Copyable {
         } catch {
             ending = .failed(error)
         }
+        onEnd()
         session.end()
         // The client hears of it now, whoever else keeps the socket.
         transport.shutdown()

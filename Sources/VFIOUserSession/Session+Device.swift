@@ -59,9 +59,6 @@ extension Session {
 
 /// Accesses to regions.
 extension Session {
-    /// More bytes than this in one access are refused: what we announce at negotiation.
-    static var maximumAccess: Int { 1 << 20 }
-
     func readRegion(
         _ access: RegionAccess, _ header: MessageHeader, _ reply: inout SessionReply
     ) throws(RequestRefusal) {
@@ -117,7 +114,7 @@ extension Session {
     /// The region of an access, all of which must lie in it.
     private func check(_ index: UInt32, _ offset: UInt64, _ count: Int) throws(RequestRefusal) -> Region {
         let region = try region(index)
-        guard count <= Self.maximumAccess else { throw .tooManyBytes }
+        guard count <= agreement?.receiving.maximumTransferSize ?? limits.transferSize else { throw .tooManyBytes }
         guard offset <= region.byteCount, UInt64(count) <= region.byteCount - offset else { throw .outsideRegion }
         return region
     }
