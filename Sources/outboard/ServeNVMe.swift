@@ -74,7 +74,8 @@ extension ServeOptions {
         let clientCount = clientCount(file)
         if clientCount > 1, options.readOnly != true {
             throw ValidationError(
-                "--max-clients above 1 needs --read-only: guests that write to one disk would destroy each other's files")
+                "--max-clients above 1 needs --read-only: guests that write to one disk would destroy each other's files"
+            )
         }
         try service("nvme", file).run {
             do {

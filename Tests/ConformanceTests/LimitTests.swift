@@ -33,7 +33,8 @@ private let base: UInt64 = 0x10_0000
         }
     }
 
-    @Test func `S92 an access of as many bytes as were agreed on is carried out, one of a byte more is refused`() throws {
+    @Test func `S92 an access of as many bytes as were agreed on is carried out, one of a byte more is refused`() throws
+    {
         var limits = SessionLimits()
         limits.transferSize = 4096
         try withPeer(of: Edu.makeFunction(), limits: limits) { peer in
@@ -67,7 +68,8 @@ private let base: UInt64 = 0x10_0000
         }
     }
 
-    @Test func `S17 as many descriptors as may be pending wait for their message, one more ends the connection`() throws {
+    @Test func `S17 as many descriptors as may be pending wait for their message, one more ends the connection`() throws
+    {
         var limits = SessionLimits()
         limits.pendingDescriptors = 3
         for count in 3...4 {
@@ -110,7 +112,9 @@ private let base: UInt64 = 0x10_0000
         }
     }
 
-    @Test func `S62 a client that does not answer in time has failed the transfer, and its late answer is ignored`() throws {
+    @Test func `S62 a client that does not answer in time has failed the transfer, and its late answer is ignored`()
+        throws
+    {
         var limits = SessionLimits()
         limits.answerWait = .milliseconds(1)
         try withRemotePage(limits) { peer, memory in
@@ -122,7 +126,9 @@ private let base: UInt64 = 0x10_0000
         }
     }
 
-    @Test func `S54 an unmap that a device does not let go for is refused after the wait, and not before it can be`() throws {
+    @Test func `S54 an unmap that a device does not let go for is refused after the wait, and not before it can be`()
+        throws
+    {
         var limits = SessionLimits()
         limits.unmapWait = .milliseconds(1)
         let device = Clinging()
@@ -158,7 +164,9 @@ private let base: UInt64 = 0x10_0000
         try access.attach(to: space)
         let threads = try (0..<limit + 1).map { number in
             try OSThread(name: "device") {
-                guard let range = try? IOVARange(first: IOVA(rawValue: UInt64(number) * 16), byteCount: 16) else { return }
+                guard let range = try? IOVARange(first: IOVA(rawValue: UInt64(number) * 16), byteCount: 16) else {
+                    return
+                }
                 unsafe withUnsafeTemporaryAllocation(byteCount: 16, alignment: 1) { buffer in
                     unsafe try? access.read(range, into: buffer)
                 }
