@@ -42,16 +42,7 @@ extension Session {
         reply.answer(header) { info.write(to: &$0, maximumReplySize: request.maximumReplySize) }
     }
 
-    /// No region can be reached through descriptors, which is a legal answer for any region that exists.
-    func describeIODescriptors(
-        _ request: RegionIODescriptorsRequest, _ header: MessageHeader, _ reply: inout SessionReply
-    ) throws(RequestRefusal) {
-        guard try region(request.index).byteCount > 0 else { throw .noSuchRegion(request.index) }
-        let answer = RegionIODescriptors(index: request.index, entries: [])
-        reply.answer(header) { answer.write(to: &$0, maximumReplySize: request.maximumReplySize) }
-    }
-
-    private func region(_ index: UInt32) throws(RequestRefusal) -> Region {
+    func region(_ index: UInt32) throws(RequestRefusal) -> Region {
         guard let index = Int(exactly: index), index < device.regions.count else { throw .noSuchRegion(index) }
         return device.regions[index]
     }

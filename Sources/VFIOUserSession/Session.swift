@@ -36,6 +36,8 @@ public struct Session: ~Copyable {
     private var phase = Phase.awaitingVersion
     private let offer: ServerOffer
     let limits: SessionLimits
+    /// The doorbells whose counters the client has, for the connection to watch; more may come with every message.
+    public internal(set) var givenDoorbells: [GivenDoorbell] = []
 
     private enum Phase {
         case awaitingVersion
@@ -51,6 +53,7 @@ public struct Session: ~Copyable {
     /// Attaches the device to a new, empty address space.
     ///
     /// - Parameter offer: what the client is told that the server can do, with its numbers taken from `limits`.
+    /// - Precondition: the device's doorbells lie within its regions.
     /// - Throws: what the device's `attach(to:)` throws.
     public init(
         device: any Device, clientMemory: ClientMemory, offer: ServerOffer = ServerOffer(),
@@ -68,6 +71,7 @@ public struct Session: ~Copyable {
         self.clientMemory = clientMemory
         self.offer = offer
         self.limits = limits
+        Self.check(device.doorbells, of: device.regions)
         try device.attach(to: space)
     }
 
@@ -78,6 +82,7 @@ public struct Session: ~Copyable {
         clientMemory.close()
         device.detach()
         device.interrupts.disconnectAll()
+        givenDoorbells = []
         _ = try? space.unmap(.everything)
     }
 
