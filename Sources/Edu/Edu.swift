@@ -29,12 +29,10 @@ public final class Edu: PCIDeviceModel {
         return try PCIFunction(description) { (port) throws(Errno) in try Edu(port: port, addressMask: mask) }
     }
 
-    private static let commandOffset: UInt64 = 0x98
-
     /// Commands that start a transfer can be given without a message; the driver has set the other registers before.
     private static let doorbells = [1, 3, 5, 7].map { (command: UInt64) in
         Doorbell(
-            region: 0, offset: commandOffset, value: command, byteCount: 8,
+            region: 0, offset: UInt64(EduRegister.commandOffset), value: command, byteCount: 8,
             rungBy: [.value(command, byteCount: 4), .value(command, byteCount: 8)])
     }
 

@@ -7,8 +7,7 @@ public import LinuxHost
 /// All of a base address register or some of its pages; the rest are registers, as in any. Accesses by message see the same
 /// bytes, without the model hearing of them. What a client has mapped it keeps for as long as it likes: while the function
 /// is in D3hot, where messages reach nothing, and after it has left, when another client may have the function. Reset
-/// leaves the bytes alone, as a power cycle of the bus leaves a board's memory; a model whose reset is to clear them says
-/// so with `clear()`.
+/// leaves the bytes alone; a model whose reset is to clear them calls `clear()`.
 ///
 /// The model and clients touch the bytes at the same time. Whatever is read from here is read once and then checked.
 @safe

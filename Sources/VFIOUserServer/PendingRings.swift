@@ -3,11 +3,11 @@ import VFIOUserSession
 
 /// The doorbells of a connection that have been rung and wait for their place among the messages.
 ///
-/// A counter does not tell between which messages it was signalled. A ring is carried out after all messages without a
-/// reply that were sent before it, and before all messages with a reply that are sent after it: so a driver that posts
-/// writes to registers, rings, and then reads, finds what it would have found with a message. A client that wants a ring to
-/// come after a request with a reply waits for the reply first, and one that wants it before a posted write sends a message
-/// instead of ringing.
+/// A counter does not tell between which messages it was signalled. A ring is carried out before any message with a reply
+/// that was sent after it, and after all messages that the client sent before it if it was waiting for no reply then: so a
+/// driver that posts writes to registers, rings, and then reads, finds what it would have found with a message. A client
+/// that does not wait for replies finds its ring before or after the messages they belong to and what it posted since, and
+/// one that posts a write after a ring may find the write carried out first.
 struct PendingRings: Sendable {
     /// Tokens of the poller from here on are doorbells, in the order in which the session gave them.
     private static let firstToken: UInt64 = 1 << 32

@@ -69,14 +69,11 @@ extension Session {
 }
 
 extension Doorbell.Trigger {
-    /// `KVM_IOEVENTFD_FLAG_DATAMATCH`
-    private static let matchesData: UInt32 = 1 << 0
-
     fileprivate func entry(at offset: UInt64, descriptorIndex: UInt32) -> RegionIODescriptor {
         switch self {
         case .value(let value, let byteCount):
             RegionIODescriptor(
-                offset: offset, size: UInt64(byteCount), descriptorIndex: descriptorIndex, flags: Self.matchesData,
+                offset: offset, size: UInt64(byteCount), descriptorIndex: descriptorIndex, flags: RegionIODescriptor.matchesData,
                 kind: .event(dataMatch: value))
         case .anyValue(let byteCount):
             RegionIODescriptor(
