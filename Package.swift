@@ -50,7 +50,7 @@ let package = Package(
         library("VFIOUserClient", ["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         library("BlockStorage", ["LinuxHost"]),
         library("NVMe", ["BlockStorage", "DMA", "LinuxHost", "PCI"]),
-        library("Edu", ["DMA", "LinuxHost", "PCI"]),
+        library("Edu", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         .executableTarget(
             name: "outboard",
             dependencies: [
