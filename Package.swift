@@ -86,7 +86,8 @@ let package = Package(
         .executableTarget(
             name: "Benchmarks",
             dependencies: [
-                "CBaselines", "CHeapCount", "CProcessCounters", "DMA", "LinuxHost",
+                "BlockStorage", "CBaselines", "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "LinuxHost",
+                "NVMe", "VFIOUserServer",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             path: "Tests/Benchmarks/Benchmarks",
