@@ -56,7 +56,7 @@ let package = Package(
             name: "outboard",
             dependencies: [
                 "BlockStorage", "Configuration", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe",
-                "VFIOUserCheck", "VFIOUserServer", "VFIOUserWire",
+                "VFIOUserCheck", "VFIOUserClient", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserWire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
