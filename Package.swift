@@ -92,7 +92,9 @@ let package = Package(
             ],
             path: "Tests/Benchmarks/Benchmarks",
             swiftSettings: house),
-        tests("ToolTests", ["LinuxHost", "outboard"]),
+        tests("ToolTests", ["JSONText", "LinuxHost", "outboard"]),
+        tests(
+            "VFIOUserCheckTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "VFIOUserCheck", "VFIOUserServer"]),
         tests("TidyTests", ["Edu", "NVMe", "PCI"]),
         tests(
             "VFIOUserClientTests",

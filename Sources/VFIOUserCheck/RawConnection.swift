@@ -10,8 +10,8 @@ final class RawConnection {
     private let poller: Poller
     let patience: Duration
     private var lastID: UInt16 = 0x0fff
-    /// Commands that wanted no reply; one that comes all the same is not taken for another's.
-    private var posted: Set<UInt16> = []
+    /// Commands that wanted no reply, by their IDs; one that comes all the same is not taken for another's.
+    private var posted: [UInt16: UInt16] = [:]
     /// Requests of the server that came while a reply was waited for.
     var requests: [RawMessage] = []
     /// The last thing that was sent, for a report.
@@ -177,7 +177,7 @@ final class RawConnection {
     /// Sends a command that wants no reply.
     func post(_ command: UInt16, _ payload: [UInt8] = []) throws(Outcome) {
         let id = newID()
-        posted.insert(id)
+        posted[id] = command
         lastSent = "\(Number.name(command)) with No_reply, payload \(payload.hexadecimal())"
         try send(message(command, id: id, flags: HeaderFlags.noReply, payload))
     }
@@ -188,7 +188,7 @@ final class RawConnection {
             guard let next = try receive() else { return nil }
             if !next.isReply {
                 requests.append(next)
-            } else if !posted.contains(next.id) {
+            } else if posted[next.id] != next.command {
                 return next
             }
         }
