@@ -48,14 +48,15 @@ let package = Package(
             "VFIOUserServer",
             ["DMA", "DeviceModel", "LinuxHost", "VFIOUserSession", "VFIOUserTransport", "VFIOUserWire"]),
         library("VFIOUserClient", ["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
+        library("VFIOUserCheck", ["JSONText", "LinuxHost"]),
         library("BlockStorage", ["LinuxHost"]),
         library("NVMe", ["BlockStorage", "DMA", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         .executableTarget(
             name: "outboard",
             dependencies: [
-                "BlockStorage", "Configuration", "DeviceModel", "Edu", "LinuxHost", "NVMe", "VFIOUserServer",
-                "VFIOUserWire",
+                "BlockStorage", "Configuration", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe",
+                "VFIOUserCheck", "VFIOUserClient", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserWire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -92,7 +93,9 @@ let package = Package(
             ],
             path: "Tests/Benchmarks/Benchmarks",
             swiftSettings: house),
-        tests("ToolTests", ["LinuxHost", "outboard"]),
+        tests("ToolTests", ["JSONText", "LinuxHost", "outboard"]),
+        tests(
+            "VFIOUserCheckTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "VFIOUserCheck", "VFIOUserServer"]),
         tests("TidyTests", ["Edu", "NVMe", "PCI"]),
         tests(
             "VFIOUserClientTests",

@@ -8,7 +8,7 @@ struct Outboard: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "outboard",
         abstract: "PCI devices for QEMU that live outside QEMU's process.",
-        subcommands: [Serve.self, Devices.self])
+        subcommands: [Serve.self, Devices.self, Probe.self, Check.self])
 
     /// Usage errors end with status 64 and anything else that goes wrong with 1; both say what it is in one line.
     static func main() {
@@ -16,6 +16,8 @@ struct Outboard: ParsableCommand {
         do {
             var command = try parseAsRoot()
             try command.run()
+        } catch let status as ExitStatus {
+            exit(withStatus: status.rawValue)
         } catch let failure as Failure {
             complain(failure.message)
             exit(withStatus: 1)
@@ -39,6 +41,11 @@ struct Outboard: ParsableCommand {
 /// Something that keeps the tool from doing what it was rightly asked to do.
 struct Failure: Error {
     let message: String
+}
+
+/// An end with a status of its own, when what there is to say has been said.
+struct ExitStatus: Error {
+    let rawValue: Int32
 }
 
 /// Standard output and standard error, written to at once.

@@ -35,18 +35,23 @@ final class RunningTool {
         URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent("outboard")
     }
 
-    /// Runs the tool to its end, and answers with its status and what it had to say about it.
-    static func run(_ arguments: [String]) throws -> (status: Int32, complaint: String) {
+    /// Runs the tool to its end, and answers with its status and what it printed.
+    static func run(_ arguments: [String]) throws -> (status: Int32, output: String, errors: String) {
         let process = Process()
-        let pipe = Pipe()
+        let (output, errors) = (Pipe(), Pipe())
         process.executableURL = executable
         process.arguments = arguments
-        process.standardOutput = FileHandle.nullDevice
-        process.standardError = pipe
+        process.standardOutput = output
+        process.standardError = errors
         try process.run()
-        let complaint = pipe.fileHandleForReading.readDataToEndOfFile()
+        // What goes to standard error is one line at most, for which a pipe has room.
+        let printed = output.fileHandleForReading.readDataToEndOfFile()
+        let complained = errors.fileHandleForReading.readDataToEndOfFile()
         process.waitUntilExit()
-        return (process.terminationStatus, String(decoding: complaint, as: UTF8.self))
+        return (
+            process.terminationStatus, String(decoding: printed, as: UTF8.self),
+            String(decoding: complained, as: UTF8.self)
+        )
     }
 
     var socketExists: Bool { FileManager.default.fileExists(atPath: socketPath) }
