@@ -51,30 +51,43 @@ struct SessionRun: ParsableCommand {
             }
             return
         }
-        let player = try SessionPlayer()
         if !replay.isEmpty {
-            for file in replay { try play(try Files.read(file), file, player) }
+            let player = try SessionPlayer()
+            for file in replay { try play(try Files.read(file), "--replay \(file)", player) }
             print("\(replay.count) passed, 0 failed, 0 skipped")
             return
         }
-        for number in first..<first + sessions {
-            let input = SessionInputs.input(seed: seed, number: number)
-            CrashNote.leave(number, "--seed \(seed) --sessions 1 --first ")
-            try play(input, "--seed \(seed) --first \(number) --sessions 1", player)
+        let status = try CrashNote.run(options: "SessionFuzzer --seed \(seed) --sessions 1 --first ") { leave in
+            do {
+                return try playAll(leave)
+            } catch {
+                if !(error is ExitCode) { print("FAILED: \(error)") }
+                return 1
+            }
         }
-        let unreached = report(player.statistics)
-        // A single session reaches what it reaches.
-        guard sessions >= 1000 else { return }
-        print("\(Statistics.clientCommands.count * 2 + 1 - unreached) passed, \(unreached) failed, 0 skipped")
-        if unreached > 0 { throw ExitCode.failure }
+        if status != 0 { throw ExitCode.failure }
     }
 
-    private func play(_ input: [UInt8], _ name: String, _ player: SessionPlayer) throws {
+    private func playAll(_ leave: (UInt64) -> Void) throws -> Int32 {
+        let player = try SessionPlayer()
+        for number in first..<first + sessions {
+            leave(number)
+            let input = SessionInputs.input(seed: seed, number: number)
+            try play(input, "--seed \(seed) --sessions 1 --first \(number)", player)
+        }
+        let unreached = report(player.statistics)
+        // Few sessions reach what they reach.
+        guard sessions >= 10_000 else { return 0 }
+        print("\(Statistics.clientCommands.count * 2 + 1 - unreached) passed, \(unreached) failed, 0 skipped")
+        return unreached == 0 ? 0 : 1
+    }
+
+    private func play(_ input: [UInt8], _ options: String, _ player: SessionPlayer) throws {
         do throws(Finding) {
             try player.play(input)
         } catch {
             print("FOUND: \(error)")
-            print("play it alone with: SessionFuzzer \(replay.isEmpty ? name : "--replay \(name)")")
+            print("play it alone with: SessionFuzzer \(options)")
             print("0 passed, 1 failed, 0 skipped")
             // Threads of a server that hangs would keep the process from ending in any other way.
             fflush(nil)
