@@ -1,3 +1,4 @@
+import CLinuxShims
 import Glibc
 import LinuxHost
 
@@ -23,7 +24,8 @@ final class ProcessTraces {
             let count = try Self.countDescriptors()
             if count == descriptorCount { break }
             attempts += 1
-            try require(attempts < Self.patience, "\(count) descriptors instead of \(descriptorCount)")
+            try require(
+                attempts < Self.patience, "\(count) descriptors instead of \(descriptorCount): \(Self.descriptors())")
             usleep(1000)
         }
         // The size of the address space tells whether it is worth a closer look: the heap grows now and then.
@@ -47,6 +49,17 @@ final class ProcessTraces {
         var count = 0
         while unsafe readdir(directory) != nil { count += 1 }
         return count
+    }
+
+    /// What every descriptor is of, as the kernel names it.
+    private static func descriptors() -> String {
+        var names: [String] = []
+        for number in 0..<1024 {
+            var target = [UInt8](repeating: 0, count: 128)
+            let count = unsafe shim_read_link("/proc/self/fd/\(number)", &target, target.count)
+            if count > 0 { names.append("\(number) \(String(decoding: target.prefix(count), as: UTF8.self))") }
+        }
+        return names.joined(separator: ", ")
     }
 
     private static func mappedPages() throws(Finding) -> String {

@@ -140,7 +140,7 @@ extension Script {
         default:
             var kinds: [GuestFiles.Kind] = []
             if choices.chance(200) {
-                let counters: [GuestFiles.Kind] = [.counter, .secondCounter, .thirdCounter, .fullCounter]
+                let counters: [GuestFiles.Kind] = [.counter, .secondCounter, .thirdCounter, .fullCounter, .counter, .memory]
                 for _ in 0..<count { kinds.append(choices.pick(counters)) }
             }
             return Wish(Number.setInterrupts, fields(4, action), kinds)
@@ -254,19 +254,25 @@ extension Script {
         case .window:
             try writeRegister(1, at: choices.chance(64) ? 8 : 0, bytes(.u64(address() & ~0xfff)))
         }
-        try peer.sendAnswers()
+        if choices.chance(160) { try waitForDevice() }
     }
 
-    /// Asks the device a few times whether it has done what it was told.
+    /// Asks the device a few times whether it has done what it was told, and answers what it asks meanwhile.
     private mutating func waitForDevice() throws(Finding) {
-        guard peer.model.phase == .serving || peer.model.owesAnswers else { return }
-        let (offset, bit): (UInt64, UInt8) = device.kind == .edu ? (0x98, 1) : (0x06, 0)
-        for _ in 0..<8 {
-            try peer.queue(
-                message(Number.readRegion, id: newID(), bytes(.u64(offset), .u32(device.kind == .edu ? 0 : 7), .u32(8))))
+        try peer.settle()
+        let (offset, busy, attempts): (UInt64, UInt8, Int) =
+            switch device.kind {
+            case .edu: (0x98, 1, 8)
+            // Nothing in its registers tells whether it is at work.
+            case .nvme: (0x1c, 0xff, 4)
+            case .window: (0, 0, 0)
+            }
+        for _ in 0..<attempts {
+            guard peer.canSend, peer.isAtBoundary, peer.model.phase == .serving else { return }
+            let payload = bytes(.u64(offset), .u32(0), .u32(4))
+            try peer.queue(message(Number.readRegion, id: newID(), payload))
             try peer.settle()
-            guard peer.canSend, peer.isAtBoundary else { return }
-            if let last = peer.lastRead.dropFirst(headerSize + 16).first, last & bit == 0 { return }
+            if let last = peer.lastRead.dropFirst(headerSize + 16).first, last & busy == 0 { return }
         }
     }
 }
