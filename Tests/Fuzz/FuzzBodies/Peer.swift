@@ -37,7 +37,7 @@ final class Peer {
     var maximumTransferSize = 1 << 20
 
     /// How long the server may take. Only one that hangs comes near it.
-    private static let patienceSeconds = 100
+    private static let patienceSeconds = 60
 
     init(_ socket: UNIXSocket, _ files: GuestFiles, _ statistics: Statistics) {
         self.socket = socket

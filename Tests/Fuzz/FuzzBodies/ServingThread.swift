@@ -61,7 +61,7 @@ final class ServingThread: Sendable {
 
     /// Waits until the server has done with the client and keeps nothing of it.
     func waitUntilIdle() throws(Finding) -> Account {
-        let said = state.wait(until: .after(.seconds(100))) { state -> Account? in
+        let said = state.wait(until: .after(.seconds(60))) { state -> Account? in
             if case .idle(let account) = state.work { account } else { nil }
         }
         stop.drain()

@@ -38,8 +38,7 @@ public final class SessionPlayer {
     private func playOnly(_ input: [UInt8]) throws(Finding) {
         var choices = Choices(input)
         let device = devices[choices.below(devices.count)]
-        let (ours, theirs) = try connect()
-        server.serve(device.device, theirs)
+        let ours = try connect(to: device)
         let peer = Peer(ours, files, statistics)
         var script = Script(peer: peer, device: device, choices: choices)
         try script.run()
@@ -56,9 +55,13 @@ public final class SessionPlayer {
         files.end()
     }
 
-    private func connect() throws(Finding) -> (UNIXSocket, UNIXSocket) {
+    /// A client's end of a socket; the other is the server's alone.
+    @inline(never)
+    private func connect(to device: ServedDevice) throws(Finding) -> UNIXSocket {
         do throws(Errno) {
-            return try UNIXSocket.pair()
+            let (ours, theirs) = try UNIXSocket.pair()
+            server.serve(device.device, theirs)
+            return ours
         } catch {
             throw Finding("no sockets for a session: \(error)")
         }
@@ -80,8 +83,7 @@ public final class SessionPlayer {
 
     /// A client as it should be, whose few wishes must be granted. Leaves the device reset.
     private func meet(_ device: ServedDevice) throws(Finding) {
-        let (ours, theirs) = try connect()
-        server.serve(device.device, theirs)
+        let ours = try connect(to: device)
         let peer = Peer(ours, files, Statistics())
         try peer.queue(message(Number.version, id: 1, versionPayload(qemuCapabilities)))
         try peer.queue(message(Number.resetDevice, id: 2))
