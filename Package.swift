@@ -4,7 +4,7 @@ import PackageDescription
 /// The folder of libFuzzer and the sanitizers in a build for fuzzing, which Tests/Fuzz/build makes; nil in every other.
 let fuzzingRuntime = Context.environment["OUTBOARD_FUZZING_RUNTIME"]
 
-let house: [SwiftSetting] = [
+let strictness: [SwiftSetting] = [
     .swiftLanguageMode(.v6),
     .strictMemorySafety(),
     .treatAllWarnings(as: .error),
@@ -12,7 +12,11 @@ let house: [SwiftSetting] = [
     .enableUpcomingFeature("InternalImportsByDefault"),
     .enableUpcomingFeature("MemberImportVisibility"),
     .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
-] + (fuzzingRuntime == nil ? [] : [.unsafeFlags(["-sanitize=fuzzer,address"]), .define("LIBFUZZER")])
+]
+
+let house =
+    fuzzingRuntime == nil
+    ? strictness : strictness + [.unsafeFlags(["-sanitize=fuzzer,address"]), .define("LIBFUZZER")]
 
 func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
     .target(name: name, dependencies: dependencies, swiftSettings: house)

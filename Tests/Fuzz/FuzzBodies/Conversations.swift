@@ -47,7 +47,8 @@ public enum Conversations {
             Number.mapDMA, bytes(.u32(32), .u32(rights), .u64(offset), .u64(address), .u64(size)), kind)
     }
 
-    private static func interrupts(_ flags: UInt32, _ index: UInt32, _ count: UInt32, _ kind: GuestFiles.Kind?) -> Step {
+    private static func interrupts(_ flags: UInt32, _ index: UInt32, _ count: UInt32, _ kind: GuestFiles.Kind?) -> Step
+    {
         Step(Number.setInterrupts, bytes(.u32(20), .u32(flags), .u32(index), .u32(0), .u32(count)), kind)
     }
 

@@ -5,7 +5,8 @@ import LinuxHost
 final class Peer {
     /// How the client answers what the server asks of it.
     enum Honesty: Int, CaseIterable {
-        case honest, honestAgain, legacy, error, short, long, wrongAddress, wrongID, wrongCommand, truncated, late, never
+        case honest, honestAgain, legacy, error, short, long, wrongAddress, wrongID, wrongCommand, truncated, late,
+            never
     }
 
     /// A part of the I/O address space that the client has said may be reached by messages.
@@ -242,7 +243,8 @@ extension Peer {
         let error = reply.u32(at: 12)
         if isError {
             try require(reply.count == headerSize, "an error reply of \(reply.count) bytes")
-            try require(flags == 0x21 && (1..<4096).contains(error), "an error reply with flags \(flags), error \(error)")
+            try require(
+                flags == 0x21 && (1..<4096).contains(error), "an error reply with flags \(flags), error \(error)")
             try require(descriptorCount == 0, "an error reply with a descriptor")
         } else {
             try require(flags == 1 && error == 0, "a reply with flags \(flags), error \(error)")

@@ -6,7 +6,11 @@ extension Script {
         case 4..<40: try dispatch(map())
         case 40..<56: try dispatch(unmap())
         case 56..<60: try dispatch(deviceInfo())
-        case 60..<68: try dispatch(Wish(Number.getRegionInfo, described(choices.pick([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 0]), byteCount: 32)))
+        case 60..<68:
+            try dispatch(
+                Wish(
+                    Number.getRegionInfo,
+                    described(choices.pick([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 0]), byteCount: 32)))
         case 68..<72: try dispatch(Wish(Number.getRegionIODescriptors, described(choices.below(10), byteCount: 16)))
         case 72..<76: try dispatch(Wish(Number.getInterruptInfo, described(choices.below(7), byteCount: 16)))
         case 76..<100: try dispatch(setInterrupts())
@@ -35,7 +39,8 @@ extension Script {
     private mutating func raw() throws(Finding) {
         let count = choices.below(1 << 16) & 0x3ff
         let descriptors = choices.byte()
-        let kinds = descriptors < 128 ? [] : [GuestFiles.Kind.allCases[Int(descriptors) % GuestFiles.Kind.allCases.count]]
+        let kinds =
+            descriptors < 128 ? [] : [GuestFiles.Kind.allCases[Int(descriptors) % GuestFiles.Kind.allCases.count]]
         let bytes = choices.raw(min(count, 1024))
         if !bytes.isEmpty { try deliver(bytes, kinds) }
     }
@@ -140,7 +145,9 @@ extension Script {
         default:
             var kinds: [GuestFiles.Kind] = []
             if choices.chance(200) {
-                let counters: [GuestFiles.Kind] = [.counter, .secondCounter, .thirdCounter, .fullCounter, .counter, .memory]
+                let counters: [GuestFiles.Kind] = [
+                    .counter, .secondCounter, .thirdCounter, .fullCounter, .counter, .memory,
+                ]
                 for _ in 0..<count { kinds.append(choices.pick(counters)) }
             }
             return Wish(Number.setInterrupts, fields(4, action), kinds)

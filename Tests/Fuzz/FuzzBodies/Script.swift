@@ -140,7 +140,8 @@ extension Script {
         case 200..<216: corrupt(&wish.payload)
         case 216..<224: wish.payload.removeLast(min(wish.payload.count, 1 + choices.below(24)))
         case 224..<231: wish.payload += choices.raw(1 + choices.below(24))
-        case 231..<239: for _ in 0...choices.below(3) { wish.descriptors.append(choices.pick(GuestFiles.Kind.allCases)) }
+        case 231..<239:
+            for _ in 0...choices.below(3) { wish.descriptors.append(choices.pick(GuestFiles.Kind.allCases)) }
         case 239..<243: flags = 1 << UInt32(4 + choices.below(28))
         case 243..<246: flags = HeaderFlags.reply | UInt32(choices.byte() & 0x30)
         case 246..<248: statedSize = UInt32(max(0, headerSize + wish.payload.count + choices.below(64) - 32))

@@ -40,7 +40,10 @@ struct ServedDevice {
                 kind: .nvme, device: try NVMeController.makeFunction(store: store, options: options),
                 sign: (0, 8, [0, 0, 2, 0, 0, 0, 0, 0]),
                 interestingOffsets: [
-                    (0, [0, 8, 0xc, 0x10, 0x14, 0x1c, 0x24, 0x28, 0x30, 0x1000, 0x1004, 0x1008, 0x100c, 0x2000, 0x3000]),
+                    (
+                        0,
+                        [0, 8, 0xc, 0x10, 0x14, 0x1c, 0x24, 0x28, 0x30, 0x1000, 0x1004, 0x1008, 0x100c, 0x2000, 0x3000]
+                    ),
                     (7, configuration),
                 ],
                 vectorCounts: [1, 1, 3, 1, 1]),

@@ -6,10 +6,14 @@ public enum WireInputs {
     public static var seeds: [(String, [UInt8])] {
         let layouts = requests + replies
         return layouts.enumerated().map { number, layout in
-            ("\(layout.name)", [UInt8(number % 3)] + message(layout.command, id: UInt16(number), flags: layout.flags, layout.payload))
-        } + proposals.enumerated().map { number, text in
-            ("capabilities-\(number)", [UInt8(3 | (number & 3) << 2)] + versionPayload(text))
+            (
+                "\(layout.name)",
+                [UInt8(number % 3)] + message(layout.command, id: UInt16(number), flags: layout.flags, layout.payload)
+            )
         }
+            + proposals.enumerated().map { number, text in
+                ("capabilities-\(number)", [UInt8(3 | (number & 3) << 2)] + versionPayload(text))
+            }
     }
 
     private struct Layout {

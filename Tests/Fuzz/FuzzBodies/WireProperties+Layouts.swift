@@ -9,7 +9,9 @@ extension WireProperties {
             let copy = written { request.write(to: &$0) } + data(of: request, in: payload)
             let again = parsed(copy) { (bytes) throws(WireError) in try Request(parsing: bytes, command: command) }
             try require(again == request, "\(request) was written as \(copy) and read as \(String(describing: again))")
-            for count in [0, 1, 2, 16, 17] { _ = parsed([]) { _ throws(WireError) in try request.validate(descriptorCount: count) } }
+            for count in [0, 1, 2, 16, 17] {
+                _ = parsed([]) { _ throws(WireError) in try request.validate(descriptorCount: count) }
+            }
         }
         if let request = parsed(
             payload, { (bytes) throws(WireError) in try ServerRequest(parsing: bytes, command: command) })

@@ -3,14 +3,14 @@ import FuzzBodies
 import Glibc
 
 #if LIBFUZZER
-import CLibFuzzer
+    import CLibFuzzer
 #endif
 
 /// Sessions by seed; in a build for fuzzing, whatever libFuzzer thinks of when no option begins with two dashes.
 @main enum SessionFuzzer {
     static func main() {
         #if LIBFUZZER
-        if !CommandLine.arguments.contains(where: { $0.hasPrefix("--") }) { fuzz() }
+            if !CommandLine.arguments.contains(where: { $0.hasPrefix("--") }) { fuzz() }
         #endif
         SessionRun.main()
     }
@@ -34,7 +34,9 @@ struct SessionRun: ParsableCommand {
     @Option(help: ArgumentHelp("Play the sessions in these files instead.", valueName: "file"))
     var replay: [String] = []
 
-    @Option(help: ArgumentHelp("Write the sessions as files into this folder instead of playing them.", valueName: "folder"))
+    @Option(
+        help: ArgumentHelp("Write the sessions as files into this folder instead of playing them.", valueName: "folder")
+    )
     var write: String?
 
     @Option(help: ArgumentHelp("Write QEMU's conversations as files into this folder.", valueName: "folder"))
@@ -107,7 +109,9 @@ struct SessionRun: ParsableCommand {
             let answers = statistics.answers[number] ?? Statistics.Answers()
             print("  \(name): \(answers.accepted) accepted, \(answers.refused) refused")
             let mustBeAccepted = !Statistics.unsupported.contains(number)
-            for (isReached, what) in [(answers.accepted > 0 || !mustBeAccepted, "accepted"), (answers.refused > 0, "refused")]
+            for (isReached, what) in [
+                (answers.accepted > 0 || !mustBeAccepted, "accepted"), (answers.refused > 0, "refused"),
+            ]
             where !isReached {
                 print("FAILED: \(name) was never \(what)")
                 unreached += 1
@@ -130,17 +134,17 @@ struct SessionRun: ParsableCommand {
 }
 
 #if LIBFUZZER
-extension SessionFuzzer {
-    private static let player = SharedPlayer()
+    extension SessionFuzzer {
+        private static let player = SharedPlayer()
 
-    private static func fuzz() -> Never {
-        var count = CommandLine.argc
-        var arguments: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>? = unsafe CommandLine.unsafeArgv
-        let status = unsafe LLVMFuzzerRunDriver(&count, &arguments) { bytes, count in
-            unsafe SessionFuzzer.player.play([UInt8](UnsafeBufferPointer(start: bytes, count: count)))
-            return 0
+        private static func fuzz() -> Never {
+            var count = CommandLine.argc
+            var arguments: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>? = unsafe CommandLine.unsafeArgv
+            let status = unsafe LLVMFuzzerRunDriver(&count, &arguments) { bytes, count in
+                unsafe SessionFuzzer.player.play([UInt8](UnsafeBufferPointer(start: bytes, count: count)))
+                return 0
+            }
+            exit(status)
         }
-        exit(status)
     }
-}
 #endif

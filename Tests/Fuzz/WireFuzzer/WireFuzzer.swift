@@ -3,7 +3,7 @@ import FuzzBodies
 import Glibc
 
 #if LIBFUZZER
-import CLibFuzzer
+    import CLibFuzzer
 #endif
 
 /// The decoder under bytes by seed; in a build for fuzzing, whatever libFuzzer thinks of when no option begins with two
@@ -11,7 +11,7 @@ import CLibFuzzer
 @main enum WireFuzzer {
     static func main() {
         #if LIBFUZZER
-        if !CommandLine.arguments.contains(where: { $0.hasPrefix("--") }) { fuzz() }
+            if !CommandLine.arguments.contains(where: { $0.hasPrefix("--") }) { fuzz() }
         #endif
         WireRun.main()
     }
@@ -19,7 +19,8 @@ import CLibFuzzer
 
 struct WireRun: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "WireFuzzer", abstract: "Reads messages that are nearly right, and holds the decoder to its rules.")
+        commandName: "WireFuzzer", abstract: "Reads messages that are nearly right, and holds the decoder to its rules."
+    )
 
     @Option(help: "How many inputs to draw.")
     var inputs: UInt64 = 100_000
@@ -69,19 +70,19 @@ struct WireRun: ParsableCommand {
 }
 
 #if LIBFUZZER
-extension WireFuzzer {
-    private static func fuzz() -> Never {
-        var count = CommandLine.argc
-        var arguments: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>? = unsafe CommandLine.unsafeArgv
-        let status = unsafe LLVMFuzzerRunDriver(&count, &arguments) { bytes, count in
-            do throws(Finding) {
-                try WireProperties.check(unsafe [UInt8](UnsafeBufferPointer(start: bytes, count: count)))
-            } catch {
-                Crash.end(error)
+    extension WireFuzzer {
+        private static func fuzz() -> Never {
+            var count = CommandLine.argc
+            var arguments: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>? = unsafe CommandLine.unsafeArgv
+            let status = unsafe LLVMFuzzerRunDriver(&count, &arguments) { bytes, count in
+                do throws(Finding) {
+                    try WireProperties.check(unsafe [UInt8](UnsafeBufferPointer(start: bytes, count: count)))
+                } catch {
+                    Crash.end(error)
+                }
+                return 0
             }
-            return 0
+            exit(status)
         }
-        exit(status)
     }
-}
 #endif
