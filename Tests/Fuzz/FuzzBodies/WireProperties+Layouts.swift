@@ -90,6 +90,11 @@ extension WireProperties {
             $1.append(contentsOf: payload[start..<start + $0.count])
             LegacyClientMemoryAccess.writePadding(to: &$1)
         }
+        if let info = parsed(payload, { (bytes) throws(WireError) in try RegionInfo(parsing: bytes) }) {
+            // Or a message would take more memory than it has bytes.
+            let isWithin = info.capabilities.isEmpty || info.requiredReplySize <= payload.count
+            try require(isWithin, "\(info.requiredReplySize) bytes of region info in \(payload.count)")
+        }
         if let writes = parsed(payload, { (bytes) throws(WireError) in try WriteRegions(parsing: bytes) }) {
             for index in 0..<writes.count {
                 let write = parsed(payload) { (bytes) throws(WireError) in try writes.write(at: index, in: bytes) }
