@@ -72,7 +72,7 @@ let package = Package(
         library("VFIOUserClient", ["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         library("BlockStorage", ["LinuxHost"]),
         library("NVMe", ["BlockStorage", "DMA", "LinuxHost", "PCI"]),
-        library("Edu", ["DMA", "LinuxHost", "PCI"]),
+        library("Edu", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         .executableTarget(
             name: "outboard",
             dependencies: [
@@ -120,7 +120,8 @@ let package = Package(
         .executableTarget(
             name: "Benchmarks",
             dependencies: [
-                "CBaselines", "CHeapCount", "CProcessCounters", "DMA", "LinuxHost",
+                "BlockStorage", "CBaselines", "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "LinuxHost",
+                "NVMe", "VFIOUserServer",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             path: "Tests/Benchmarks/Benchmarks",

@@ -12,6 +12,9 @@ extension DeviceConfiguration {
         var members = try MemberReader(document, path: "")
         let name = try members.required("device", "must name a device: nvme or edu") { $0.string }
         let listener = try DeviceConfiguration.readListener(&members)
+        let maxClients = try members.optional("maxClients", "must be 1 to 64") {
+            $0.count(in: DeviceConfiguration.clientCounts)
+        }
         let device: Device
         switch name {
         case "nvme":
@@ -26,6 +29,7 @@ extension DeviceConfiguration {
         }
         try members.finish()
         self.init(device: device, listener: listener)
+        self.maxClients = maxClients
     }
 
     private static func readListener(_ members: inout MemberReader) throws(ConfigurationError) -> Listener? {

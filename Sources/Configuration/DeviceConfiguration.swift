@@ -26,6 +26,10 @@ public struct DeviceConfiguration: Hashable, Sendable {
 
     public var device: Device
     public var listener: Listener?
+    /// How many clients are served at once.
+    public var maxClients: Int?
+
+    public static let clientCounts = 1...64
 
     public init(device: Device, listener: Listener? = nil) {
         self.device = device

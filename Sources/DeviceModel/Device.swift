@@ -9,6 +9,9 @@ public protocol Device: AnyObject, Sendable {
     /// The windows, by their VFIO index; constant. For a PCI device: BARs 0 to 5, ROM, configuration space, VGA.
     var regions: [Region] { get }
 
+    /// The registers that a client may write to without a message; constant, and none unless a device says so.
+    var doorbells: [Doorbell] { get }
+
     /// The interrupts, which the session connects to the client and the device raises.
     var interrupts: InterruptSet { get }
 
@@ -30,4 +33,8 @@ public protocol Device: AnyObject, Sendable {
     /// `detach` returns, the device touches no guest memory.
     func attach(to space: IOAddressSpace) throws(DMAError)
     func detach()
+}
+
+extension Device {
+    public var doorbells: [Doorbell] { [] }
 }

@@ -1,4 +1,5 @@
 import DMA
+import DeviceModel
 public import LinuxHost
 public import PCI
 
@@ -28,11 +29,19 @@ public final class Edu: PCIDeviceModel {
         return try PCIFunction(description) { (port) throws(Errno) in try Edu(port: port, addressMask: mask) }
     }
 
+    /// Commands that start a transfer can be given without a message; the driver has set the other registers before.
+    private static let doorbells = [1, 3, 5, 7].map { (command: UInt64) in
+        Doorbell(
+            region: 0, offset: UInt64(EduRegister.commandOffset), value: command, byteCount: 8,
+            rungBy: [.value(command, byteCount: 4), .value(command, byteCount: 8)])
+    }
+
     private static let description = PCIDescription(
         vendorID: 0x1234, deviceID: 0x11e8, subsystemVendorID: 0x1af4, subsystemID: 0x1100, revision: 0x10,
         classCode: PCIClassCode(baseClass: 0x00, subclass: 0xff),
         bars: [BaseAddressRegister(0, .memory32, byteCount: 1 << 20)],
-        msi: MSIDescription(vectorCount: 1, hasMasking: false), hasPowerManagement: false, isExpress: false)
+        msi: MSIDescription(vectorCount: 1, hasMasking: false), hasPowerManagement: false, isExpress: false,
+        doorbells: doorbells)
 
     private init(port: PCIPort, addressMask: UInt64) throws(Errno) {
         self.port = port

@@ -5,6 +5,9 @@ public enum EduRegister: Hashable, Sendable {
     case identification, liveness, factorial, status, interruptStatus, interruptRaise, interruptAcknowledge
     case dmaSource, dmaDestination, dmaCount, dmaCommand
 
+    /// Where the register is whose write starts a transfer.
+    static let commandOffset = 0x98
+
     public static let map = RegisterMap<EduRegister>([
         .init(.identification, "Identification", at: 0x00, byteCount: 4, reset: 0x0100_00ed, .readOnly),
         .init(.liveness, "Liveness Check", at: 0x04, byteCount: 4, .readWrite, hooks: .write),
@@ -19,7 +22,7 @@ public enum EduRegister: Hashable, Sendable {
         .init(.dmaDestination, "DMA Destination Address", at: 0x88, byteCount: 8, .readWrite, hooks: .write),
         .init(.dmaCount, "DMA Transfer Count", at: 0x90, byteCount: 8, .readWrite, hooks: .write),
         .init(
-            .dmaCommand, "DMA Command", at: 0x98, byteCount: 8,
+            .dmaCommand, "DMA Command", at: commandOffset, byteCount: 8,
             fields: [
                 .init("Start", 0, .readWrite), .init("From Device", 1, .readWrite),
                 .init("Raise Interrupt", 2, .readWrite),

@@ -69,6 +69,8 @@ public struct FileSeals: OptionSet, Sendable {
         self.rawValue = rawValue
     }
 
+    /// `F_SEAL_SEAL`
+    public static let seal = FileSeals(rawValue: 0x1)
     /// `F_SEAL_SHRINK`
     public static let shrink = FileSeals(rawValue: 0x2)
     /// `F_SEAL_GROW`

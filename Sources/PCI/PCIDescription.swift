@@ -1,3 +1,5 @@
+public import DeviceModel
+
 /// What kind of device a function is. PCI Code and ID Assignment Specification
 public struct PCIClassCode: Sendable, Hashable {
     public let baseClass, subclass, interface: UInt8
@@ -99,6 +101,10 @@ public struct PCIDescription: Sendable {
     public var hasPowerManagement: Bool
     /// Whether this is a PCI Express endpoint, with function-level reset and 4 KiB of configuration space.
     public var isExpress: Bool
+    /// Registers that a client may write to without a message; their regions are the indexes of BARs.
+    public var doorbells: [Doorbell]
+    /// Base address registers, or pages of them, that are memory; at most one for each register.
+    public var memory: [BarMemory]
     /// Shown in the Device Serial Number capability of a PCI Express function.
     public var serialNumber: UInt64?
 
@@ -106,7 +112,7 @@ public struct PCIDescription: Sendable {
         vendorID: UInt16, deviceID: UInt16, subsystemVendorID: UInt16 = 0, subsystemID: UInt16 = 0,
         revision: UInt8 = 0, classCode: PCIClassCode, bars: [BaseAddressRegister], hasInterruptPin: Bool = true,
         msi: MSIDescription? = nil, msix: MSIXDescription? = nil, hasPowerManagement: Bool = true,
-        isExpress: Bool = true, serialNumber: UInt64? = nil
+        isExpress: Bool = true, serialNumber: UInt64? = nil, doorbells: [Doorbell] = [], memory: [BarMemory] = []
     ) {
         self.vendorID = vendorID
         self.deviceID = deviceID
@@ -121,6 +127,8 @@ public struct PCIDescription: Sendable {
         self.hasPowerManagement = hasPowerManagement
         self.isExpress = isExpress
         self.serialNumber = serialNumber
+        self.doorbells = doorbells
+        self.memory = memory
     }
 
     /// The size of configuration space in bytes.
@@ -134,6 +142,9 @@ public struct PCIDescription: Sendable {
                 precondition(taken.insert(index).inserted, "base address register \(index) is described twice")
             }
         }
+        for doorbell in doorbells { check(doorbell) }
+        precondition(Set(memory.map(\.bar)).count == memory.count, "a base address register has one memory")
+        for memory in memory { check(memory) }
         guard let msix else { return }
         for (bar, range) in [(msix.tableBar, msix.tableRange), (msix.pendingBar, msix.pendingRange)] {
             let size = bars.first { $0.index == bar }?.byteCount ?? 0
@@ -142,5 +153,41 @@ public struct PCIDescription: Sendable {
         precondition(
             msix.tableBar != msix.pendingBar || !msix.tableRange.overlaps(msix.pendingRange),
             "the MSI-X table and the pending bits do not overlap")
+    }
+
+    private func check(_ memory: BarMemory) {
+        guard let bar = bars.first(where: { $0.index == memory.bar }), bar.space != .io else {
+            preconditionFailure("memory lies in a base address register of memory")
+        }
+        precondition(
+            memory.areas.allSatisfy { $0.upperBound <= bar.byteCount }, "memory lies within its base address register")
+        precondition(
+            !doorbells.contains { $0.region == memory.bar && memory.contains($0.offset) }, "memory has no doorbells")
+        guard let msix else { return }
+        // A client would map the page and keep the function from seeing what is done to its vectors.
+        for (bar, range) in [(msix.tableBar, msix.tableRange), (msix.pendingBar, msix.pendingRange)]
+        where bar == memory.bar {
+            precondition(!memory.areas.contains { $0.overlapsPages(of: range) }, "memory has no MSI-X structures")
+        }
+    }
+
+    private func check(_ doorbell: Doorbell) {
+        guard let bar = bars.first(where: { $0.index == doorbell.region }), bar.space != .io else {
+            preconditionFailure("doorbells lie in a base address register of memory")
+        }
+        precondition(
+            doorbell.offset % UInt64(doorbell.byteCount) == 0 && doorbell.offset < bar.byteCount,
+            "doorbells are naturally aligned and lie within their base address register")
+        guard let msix else { return }
+        let isTable = bar.index == msix.tableBar && msix.tableRange.contains(doorbell.offset)
+        let isPending = bar.index == msix.pendingBar && msix.pendingRange.contains(doorbell.offset)
+        precondition(!isTable && !isPending, "the MSI-X structures are no doorbells")
+    }
+}
+
+extension Range<UInt64> {
+    /// Whether it, itself whole pages, has a page of 4 KiB in common with `other`.
+    fileprivate func overlapsPages(of other: Range<UInt64>) -> Bool {
+        overlaps(other.lowerBound & ~0xfff..<(other.upperBound + 0xfff) & ~0xfff)
     }
 }

@@ -4,7 +4,10 @@ extension PCIDescription {
     /// The windows of the function by VFIO index: six BARs, no ROM, configuration space, no VGA.
     var regions: [Region] {
         var regions = [Region](repeating: .absent, count: 9)
-        for bar in bars { regions[bar.index] = Region(byteCount: bar.byteCount) }
+        for bar in bars {
+            let memory = memory.first { $0.bar == bar.index }
+            regions[bar.index] = Region(byteCount: bar.byteCount, memory: memory?.mappable)
+        }
         regions[PCIRegion.configuration] = Region(byteCount: UInt64(configurationByteCount))
         return regions
     }
@@ -56,6 +59,7 @@ extension PCIFunction {
             }
         }
         guard port.isPoweredOn else { return .max }
+        if let memory = memory[index], memory.contains(offset) { return memory.read(at: offset, byteCount: byteCount) }
         guard let structure = msixStructure(bar: index, at: offset) else {
             return model.readRegister(bar: index, at: offset, byteCount: byteCount)
         }
@@ -80,6 +84,10 @@ extension PCIFunction {
             return
         }
         guard port.isPoweredOn else { return }
+        if let memory = memory[index], memory.contains(offset) {
+            memory.write(value, at: offset, byteCount: byteCount)
+            return
+        }
         switch msixStructure(bar: index, at: offset) {
         case .table(let offset): port.update { $0.msixTable.write(value, at: offset, byteCount: byteCount) }
         case .pending: break

@@ -42,8 +42,12 @@ public final class PCIFunction<Model: PCIDeviceModel>: Device {
     public let model: Model
     public let regions: [Region]
     let port: PCIPort
+    /// By region.
+    let memory: [BarMemory?]
 
     public var interrupts: InterruptSet { port.interrupts }
+
+    public var doorbells: [Doorbell] { port.description.doorbells }
 
     /// Makes the model, which may keep the port it is given, and puts it behind a new function.
     ///
@@ -55,7 +59,9 @@ public final class PCIFunction<Model: PCIDeviceModel>: Device {
         port = PCIPort(description) { relay.model?.release($0) }
         model = try makeModel(port)
         relay.model = model
-        regions = description.regions
+        let regions = description.regions
+        memory = regions.indices.map { index in description.memory.first { $0.bar == index } }
+        self.regions = regions
     }
 
     public func reset() {

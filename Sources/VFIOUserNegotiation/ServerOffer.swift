@@ -8,7 +8,7 @@ public struct ServerOffer: Hashable, Sendable {
     /// The newest minor version of the protocol that is spoken here; the major version is 0.
     public static let minorVersion: UInt16 = 2
 
-    /// QEMU takes no more than this from a server, and gives no more.
+    /// QEMU takes no more than this from a server, and gives no more. A session offers its own limits.
     public var maximumMessageDescriptors = 16
     public var maximumTransferSize = 1 << 20
     /// What the server enforces. It may be more than the 65535 that QEMU lets a server say, and has to be: QEMU does not

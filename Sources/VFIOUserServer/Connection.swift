@@ -8,18 +8,19 @@ import VFIOUserWire
 /// One client's connection: the loop that reads messages, drives the session and sends what it answers.
 ///
 /// Everything happens on the thread that calls `run`. It waits for the socket, for requests of the device's threads to
-/// the client, for the client's INTx controls and for the order to stop, and for nothing else.
+/// the client, for the client's INTx controls and doorbells and for the order to stop, and for nothing else.
 struct Connection: ~Copyable {
     private let transport: any Transport
     private let device: any Device
     private let clientMemory: ClientMemory
     private let report: @Sendable (ServerEvent) -> Void
     private var session: Session
-    private var incoming = MessageReader()
+    private var incoming: MessageReader
     private var outgoing = MessageSender()
     private var reply = SessionReply()
     private let poller: Poller
     private var watchedControls = InterruptControls()
+    private var rings = PendingRings()
     private var watchedInterest: Poller.Interest = .readable
 
     private enum Token: UInt64 {
@@ -28,8 +29,10 @@ struct Connection: ~Copyable {
 
     private init(
         transport: any Transport, device: any Device, clientMemory: ClientMemory, session: consuming Session,
-        poller: consuming Poller, report: @escaping @Sendable (ServerEvent) -> Void
+        poller: consuming Poller, limits: SessionLimits, report: @escaping @Sendable (ServerEvent) -> Void
     ) {
+        incoming = MessageReader(
+            maximumMessageSize: limits.messageSize, maximumPendingDescriptors: limits.pendingDescriptors)
         self.transport = transport
         self.device = device
         self.clientMemory = clientMemory
@@ -40,21 +43,22 @@ struct Connection: ~Copyable {
 
     /// A connection over `transport` with the device attached to its memory.
     static func open(
-        _ transport: any Transport, to device: any Device, report: @escaping @Sendable (ServerEvent) -> Void
+        _ transport: any Transport, to device: any Device, limits: SessionLimits,
+        report: @escaping @Sendable (ServerEvent) -> Void
     ) throws(ServerError) -> Connection {
         let clientMemory: ClientMemory
         let poller: Poller
         do throws(Errno) {
-            clientMemory = try ClientMemory()
+            clientMemory = try ClientMemory(limits: limits)
             poller = try Poller()
         } catch {
             throw .system(error)
         }
         do throws(DMAError) {
-            let session = try Session(device: device, clientMemory: clientMemory)
+            let session = try Session(device: device, clientMemory: clientMemory, limits: limits)
             return Connection(
                 transport: transport, device: device, clientMemory: clientMemory, session: session, poller: poller,
-                report: report)
+                limits: limits, report: report)
         } catch {
             throw .device(error)
         }
@@ -62,7 +66,9 @@ struct Connection: ~Copyable {
 
     /// Serves the client until it leaves, breaks the protocol, or `stop` is signalled. The device has let go of the
     /// client's memory when this returns.
-    mutating func run(until stop: EventCounter) -> ServerEvent.Ending {
+    ///
+    /// - Parameter onEnd: called when nothing more is taken from the client, before it can notice that.
+    mutating func run(until stop: EventCounter, onEnd: () -> Void = {}) -> ServerEvent.Ending {
         let ending: ServerEvent.Ending
         do throws(Errno) {
             try poller.add(transport.pollDescriptor, token: Token.socket.rawValue, interest: .readable)
@@ -73,6 +79,7 @@ struct Connection: ~Copyable {
         } catch {
             ending = .failed(error)
         }
+        onEnd()
         session.end()
         // The client hears of it now, whoever else keeps the socket.
         transport.shutdown()
@@ -81,12 +88,16 @@ struct Connection: ~Copyable {
 
     private mutating func serve() throws(Errno) -> ServerEvent.Ending {
         while true {
-            for event in try poller.wait() {
+            let looksForMessages = watchedInterest == .readable
+            var mayHaveMore = !looksForMessages
+            for event in try poller.wait(timeout: looksForMessages && !rings.isEmpty ? .zero : nil) {
+                if rings.note(event, of: session.givenDoorbells) { continue }
                 switch Token(rawValue: event.token) {
                 case .socket:
                     if event.ready.contains(.writable), !outgoing.isEmpty { try outgoing.flush(to: transport) }
-                    if outgoing.isEmpty, event.ready.contains(.readable), try !incoming.receive(from: transport) {
-                        return .clientLeft
+                    if outgoing.isEmpty, event.ready.contains(.readable) {
+                        guard try incoming.receive(from: transport) else { return .clientLeft }
+                        mayHaveMore = true
                     }
                 case .clientMemory: clientMemory.wake.drain()
                 case .stop: return .stopped
@@ -95,7 +106,9 @@ struct Connection: ~Copyable {
                 case nil: break
                 }
             }
+            if mayHaveMore, rings.areExpected { try noteRings() }
             if let ending = try handleMessages() { return ending }
+            if !mayHaveMore, outgoing.isEmpty { ringDoorbells() }
             try sendRequests()
             try watchSocket(for: outgoing.isEmpty ? .readable : .writable)
         }
@@ -113,14 +126,26 @@ struct Connection: ~Copyable {
                 return .protocolError(.malformed(error))
             case .message(let message):
                 let header = message.header
+                if !header.expectsNoReply { ringDoorbells() }
                 let outcome = Self.handle(message, in: incoming.bytes, &session, &reply)
                 if let refusal = session.lastRefusal { report(.refused(header, refusal)) }
                 try outgoing.send(reply.writer.bytes, reply.descriptors, to: transport)
                 if case .close = outcome { return .protocolError(session.lastRefusal ?? .outOfOrder(header.command)) }
                 if header.command == .setInterrupts { try watchControls() }
+                if header.command == .getRegionIODescriptors { try rings.watch(session.givenDoorbells, with: poller) }
             }
         }
         return nil
+    }
+
+    /// Notes what was rung before the messages were sent that have just been read.
+    private mutating func noteRings() throws(Errno) {
+        for event in try poller.wait(timeout: .zero) { _ = rings.note(event, of: session.givenDoorbells) }
+    }
+
+    private mutating func ringDoorbells() {
+        guard !rings.isEmpty else { return }
+        for number in rings.take() { session.ring(session.givenDoorbells[number]) }
     }
 
     private static func handle(

@@ -5,78 +5,93 @@ public import VFIOUserSession
 public import VFIOUserTransport
 public import VFIOUserWire
 
-/// Serves a device over a UNIX socket to one client after another. The server half of vfio-user.
+/// Serves devices over UNIX sockets. The server half of vfio-user.
 ///
-/// One thread, the caller's, owns the socket and each connection: it waits for clients, reads whole messages, drives the
-/// session and sends each reply with one system call. A client that comes while another is served waits in the
-/// listener's queue. Devices do what takes long on threads of their own. A client's disconnection, however it comes
-/// about, leaves the device without guest memory and interrupts, and otherwise as it was.
+/// Each client has a thread of its own: it reads whole messages, drives the client's session and sends each reply with one
+/// system call. Clients share nothing but the listener and what their devices share, so that one that stalls, or keeps
+/// its thread busy, holds up no other. The thread that calls `run` lets them in, up to the number that `DeviceSupply`
+/// allows, tells the others that there is no room, and waits for the end of all. Devices do what takes long on threads of
+/// their own. A client's disconnection, however it comes about, leaves its device without guest memory and interrupts, and
+/// otherwise as it was.
 public struct Server: Sendable {
-    private let device: any Device
+    let devices: DeviceSupply
+    let limits: ServerLimits
+    let report: @Sendable (ServerEvent) -> Void
     private let decorate: @Sendable (UNIXSocket) -> any Transport
-    private let report: @Sendable (ServerEvent) -> Void
 
     /// - Parameters:
-    ///   - report: told what happens, on the serving thread; must not take long.
+    ///   - report: told what happens, on the thread of the client that it happens to, so by several threads at once; must
+    ///     not take long.
     ///   - decorate: puts something between a client's socket and its session, such as what writes down or disturbs
     ///     their conversation.
+    /// - Precondition: the number of clients is one of `ServerLimits.clientCounts`.
     public init(
-        device: any Device, report: @escaping @Sendable (ServerEvent) -> Void = { _ in },
+        devices: DeviceSupply, limits: ServerLimits = ServerLimits(),
+        report: @escaping @Sendable (ServerEvent) -> Void = { _ in },
         decorate: @escaping @Sendable (UNIXSocket) -> any Transport = { $0 }
     ) {
-        self.device = device
-        self.decorate = decorate
+        precondition(ServerLimits.clientCounts.contains(devices.maximumClients), "a server has 1 to 64 clients")
+        self.devices = devices
+        self.limits = limits
         self.report = report
+        self.decorate = decorate
     }
 
-    /// Serves the clients that come to `listener` until `stop` is signalled.
+    /// A server of one device, for one client at a time.
+    public init(
+        device: any Device, limits: ServerLimits = ServerLimits(),
+        report: @escaping @Sendable (ServerEvent) -> Void = { _ in },
+        decorate: @escaping @Sendable (UNIXSocket) -> any Transport = { $0 }
+    ) {
+        self.init(devices: .exclusive(device), limits: limits, report: report, decorate: decorate)
+    }
+
+    /// Serves the clients that come to `listener` until `stop` is signalled, which ends every connection. When it returns,
+    /// no thread, descriptor or memory of any client is left.
+    ///
+    /// A client too many is refused: it gets the error `EBUSY` for its version message and is closed. One that comes while
+    /// another's connection is ending already waits for that.
     ///
     /// - Throws: when waiting itself fails; a client's failures are reported and end with the client.
     public func run(_ listener: UNIXSocketListener, until stop: EventCounter) throws(ServerError) {
         do throws(Errno) {
-            let poller = try Poller()
-            try poller.add(listener.descriptor.rawValue, token: 0, interest: .readable)
-            try poller.add(stop.rawDescriptor, token: 1, interest: .readable)
-            while true {
-                for event in try poller.wait() {
-                    if event.token == 1 { return }
-                    do throws(Errno) {
-                        serve(try listener.accept(), until: stop)
-                    } catch .wouldBlock {
-                        // The client has left again.
-                    } catch {
-                        report(.clientNotServed(.system(error)))
-                        // Perhaps there was no descriptor left for it: trying again at once would only be busy.
-                        if try waits(for: stop, atMost: .milliseconds(100)) { return }
-                    }
-                }
-            }
+            var reception = try Reception(server: self, listener: listener, stop: stop)
+            defer { reception.close() }
+            try reception.run()
         } catch {
             throw .system(error)
         }
     }
 
-    /// Serves one connected client until it leaves or `stop` is signalled.
+    /// Serves one connected client on the calling thread until it leaves or `stop` is signalled.
     public func serve(_ socket: UNIXSocket, until stop: EventCounter) {
+        serve(socket, until: stop) {}
+    }
+
+    /// - Parameter onEnd: called when nothing more is taken from the client, before it can notice that.
+    func serve(_ socket: UNIXSocket, until stop: EventCounter, onEnd: () -> Void) {
         report(.clientConnected)
         do throws(ServerError) {
-            report(.clientGone(try converse(over: socket, until: stop)))
+            report(.clientGone(try converse(over: socket, until: stop, onEnd: onEnd)))
         } catch {
+            onEnd()
+            socket.shutdown()
             report(.clientNotServed(error))
         }
     }
 
     /// Returns when nothing of the client's is left here: no memory, no descriptor.
-    private func converse(over socket: UNIXSocket, until stop: EventCounter) throws(ServerError) -> ServerEvent.Ending {
-        var connection = try Connection.open(decorate(socket), to: device, report: report)
-        return connection.run(until: stop)
-    }
-
-    /// Whether `stop` was signalled before the time had passed.
-    private func waits(for stop: EventCounter, atMost time: Duration) throws(Errno) -> Bool {
-        let poller = try Poller()
-        try poller.add(stop.rawDescriptor, token: 0, interest: .readable)
-        return try !poller.wait(timeout: time).isEmpty
+    private func converse(
+        over socket: UNIXSocket, until stop: EventCounter, onEnd: () -> Void
+    ) throws(ServerError) -> ServerEvent.Ending {
+        let device: any Device
+        do throws(Errno) {
+            device = try devices.device()
+        } catch {
+            throw .system(error)
+        }
+        var connection = try Connection.open(decorate(socket), to: device, limits: limits.session, report: report)
+        return connection.run(until: stop, onEnd: onEnd)
     }
 }
 
@@ -100,6 +115,8 @@ public enum ServerEvent: Sendable {
     }
 
     case clientConnected
+    /// There is no room for a client beside those that are served.
+    case clientRefused
     /// A request got an error reply, or would have if it had asked for one.
     case refused(MessageHeader, RequestRefusal)
     case clientGone(Ending)

@@ -8,21 +8,15 @@ public import VFIOUserWire
 /// from here, sends them, and brings the replies back. It never waits here itself: the client may be waiting for it.
 /// Message IDs are this direction's own. `VFIO_USER_DMA_READ`, `VFIO_USER_DMA_WRITE`
 public final class ClientMemory: Sendable {
-    /// How many requests may be with the client at once; more wait their turn. A client answers one at a time.
-    static let maximumOutstanding = 16
-    /// How many bytes the client may be asked for at once. QEMU (seen with 11.1.3) sends an answer with one call and drops
-    /// what its socket's buffer, 208 KiB by default, does not take; small messages cost the buffer twice their size.
-    static let maximumBytesAsked = 64 << 10
-    /// How long a client may take for one answer. Generous, because a stopped guest can be slow without being broken;
-    /// finite, because a device must not hang on a client that never answers.
-    static let replyDeadline = Duration.seconds(30)
-
     /// Signalled when there is a request to send.
     public let wake: EventCounter
-    private let state = Monitor(State())
+    private let limits: SessionLimits
+    private let state: Monitor<State>
 
-    public init() throws(Errno) {
+    public init(limits: SessionLimits = SessionLimits()) throws(Errno) {
         wake = try EventCounter()
+        self.limits = limits
+        state = Monitor(State(limits: limits))
     }
 
     /// Memory for one mapping.
@@ -30,9 +24,9 @@ public final class ClientMemory: Sendable {
         RemoteMapping(memory: self)
     }
 
-    /// Sets the limit of bytes in one message that the client has asked for.
+    /// Sets the limit of bytes in one message that the client has asked for; our own holds if it is less.
     public func limitTransfers(toBytes byteCount: Int) {
-        state.withLock { $0.maximumTransferSize = max(1, byteCount) }
+        state.withLock { $0.maximumTransferSize = max(1, min(byteCount, limits.transferSize)) }
     }
 
     /// Fails every transfer under way, and those that begin while `body` runs. A late reply is ignored.
@@ -104,7 +98,7 @@ extension ClientMemory {
         var done = 0
         while done < buffer.count {
             let place = address + UInt64(done)
-            let count = min(buffer.count - done, maximumTransferSize, Self.maximumBytesAsked)
+            let count = min(buffer.count - done, maximumTransferSize, limits.bytesAsked)
             let access = ClientMemoryAccess(address: place, count: count)
             let data = try perform(Request(command: .readClientMemory, access: access), for: mapping, epoch)
             // A short answer is legal, an empty one would never end.
@@ -176,7 +170,7 @@ extension ClientMemory {
             return state.submit(Transfer(mapping: mapping, request: request))
         }
         wake.signal()
-        let result = state.wait(until: .after(Self.replyDeadline)) { state in state.takeResult(ticket) }
+        let result = state.wait(until: .after(limits.answerWait)) { state in state.takeResult(ticket) }
         guard let result else {
             state.withLock { $0.abandon(ticket) }
             throw .inputOutput
@@ -228,13 +222,19 @@ extension ClientMemory {
         var bytesAsked = 0
         var revoked: Set<ObjectIdentifier> = []
         var layout = Layout.unknown
-        var maximumTransferSize = 1 << 20
+        var maximumTransferSize: Int
         /// Counts the times that all transfers were ended.
         var epoch: UInt64 = 0
         var isSuspended = false
         var isClosed = false
+        private let limits: SessionLimits
         private var lastTicket: UInt64 = 0
         private var lastID: UInt16 = 0
+
+        init(limits: SessionLimits) {
+            self.limits = limits
+            maximumTransferSize = limits.transferSize
+        }
 
         mutating func submit(_ transfer: Transfer) -> UInt64 {
             lastTicket += 1
@@ -244,14 +244,14 @@ extension ClientMemory {
         }
 
         mutating func nextToSend() -> (MessageID, Request)? {
-            guard outstanding.count < ClientMemory.maximumOutstanding else { return nil }
+            guard outstanding.count < limits.requestsOutstanding else { return nil }
             while let ticket = queue.first {
                 guard let transfer = transfers[ticket], transfer.result == nil else {
                     queue.removeFirst()
                     continue
                 }
                 let bytes = transfer.request.bytesAsked
-                guard bytesAsked + bytes <= ClientMemory.maximumBytesAsked else { return nil }
+                guard bytesAsked + bytes <= limits.bytesAsked else { return nil }
                 queue.removeFirst()
                 bytesAsked += bytes
                 repeat { lastID &+= 1 } while outstanding[MessageID(rawValue: lastID)] != nil

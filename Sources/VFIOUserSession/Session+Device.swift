@@ -42,16 +42,7 @@ extension Session {
         reply.answer(header) { info.write(to: &$0, maximumReplySize: request.maximumReplySize) }
     }
 
-    /// No region can be reached through descriptors, which is a legal answer for any region that exists.
-    func describeIODescriptors(
-        _ request: RegionIODescriptorsRequest, _ header: MessageHeader, _ reply: inout SessionReply
-    ) throws(RequestRefusal) {
-        guard try region(request.index).byteCount > 0 else { throw .noSuchRegion(request.index) }
-        let answer = RegionIODescriptors(index: request.index, entries: [])
-        reply.answer(header) { answer.write(to: &$0, maximumReplySize: request.maximumReplySize) }
-    }
-
-    private func region(_ index: UInt32) throws(RequestRefusal) -> Region {
+    func region(_ index: UInt32) throws(RequestRefusal) -> Region {
         guard let index = Int(exactly: index), index < device.regions.count else { throw .noSuchRegion(index) }
         return device.regions[index]
     }
@@ -59,9 +50,6 @@ extension Session {
 
 /// Accesses to regions.
 extension Session {
-    /// More bytes than this in one access are refused: what we announce at negotiation.
-    static var maximumAccess: Int { 1 << 20 }
-
     func readRegion(
         _ access: RegionAccess, _ header: MessageHeader, _ reply: inout SessionReply
     ) throws(RequestRefusal) {
@@ -117,7 +105,7 @@ extension Session {
     /// The region of an access, all of which must lie in it.
     private func check(_ index: UInt32, _ offset: UInt64, _ count: Int) throws(RequestRefusal) -> Region {
         let region = try region(index)
-        guard count <= Self.maximumAccess else { throw .tooManyBytes }
+        guard count <= agreement?.receiving.maximumTransferSize ?? limits.transferSize else { throw .tooManyBytes }
         guard offset <= region.byteCount, UInt64(count) <= region.byteCount - offset else { throw .outsideRegion }
         return region
     }

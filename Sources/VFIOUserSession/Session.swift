@@ -35,6 +35,9 @@ public struct Session: ~Copyable {
     let clientMemory: ClientMemory
     private var phase = Phase.awaitingVersion
     private let offer: ServerOffer
+    let limits: SessionLimits
+    /// The doorbells whose counters the client has, for the connection to watch; more may come with every message.
+    public internal(set) var givenDoorbells: [GivenDoorbell] = []
 
     private enum Phase {
         case awaitingVersion
@@ -49,16 +52,26 @@ public struct Session: ~Copyable {
 
     /// Attaches the device to a new, empty address space.
     ///
+    /// - Parameter offer: what the client is told that the server can do, with its numbers taken from `limits`.
+    /// - Precondition: the device's doorbells lie within its regions.
     /// - Throws: what the device's `attach(to:)` throws.
-    public init(device: any Device, clientMemory: ClientMemory, offer: ServerOffer = ServerOffer()) throws(DMAError) {
+    public init(
+        device: any Device, clientMemory: ClientMemory, offer: ServerOffer = ServerOffer(),
+        limits: SessionLimits = SessionLimits()
+    ) throws(DMAError) {
+        var offer = offer
+        offer.maximumMessageDescriptors = limits.messageDescriptors
+        offer.maximumTransferSize = limits.transferSize
+        offer.maximumDMAMappings = limits.mappings
         var configuration = IOAddressSpace.Configuration()
-        // QEMU gives a reply five seconds; a device that has not let go by then will not be waited for.
-        configuration.unmapWait = .seconds(3)
-        configuration.maximumMappings = offer.maximumDMAMappings
+        configuration.unmapWait = limits.unmapWait
+        configuration.maximumMappings = limits.mappings
         space = IOAddressSpace(configuration)
         self.device = device
         self.clientMemory = clientMemory
         self.offer = offer
+        self.limits = limits
+        Self.check(device.doorbells, of: device.regions)
         try device.attach(to: space)
     }
 
@@ -69,6 +82,7 @@ public struct Session: ~Copyable {
         clientMemory.close()
         device.detach()
         device.interrupts.disconnectAll()
+        givenDoorbells = []
         _ = try? space.unmap(.everything)
     }
 
@@ -88,7 +102,7 @@ public struct Session: ~Copyable {
         }
         do throws(RequestRefusal) {
             if lostDescriptors { throw .lostDescriptors }
-            if descriptors.count > offer.maximumMessageDescriptors { throw .tooManyDescriptors }
+            if descriptors.count > limits.messageDescriptors { throw .tooManyDescriptors }
             let request = try parse(header, payload, descriptorCount: descriptors.count)
             switch (phase, request) {
             case (.awaitingVersion, .version):

@@ -11,10 +11,6 @@ public struct MessageReader: ~Copyable {
     /// has checked against the limit.
     private static let initialCapacity = 64 << 10
 
-    /// A message is read before the next one's descriptors are, so more than one `sendmsg` can carry belong to a peer
-    /// that piles them up on a message it never finishes.
-    private static let maximumPendingDescriptors = 253
-
     public struct Message: ~Copyable {
         public let header: MessageHeader
         /// Where the payload lies in `bytes`.
@@ -43,9 +39,18 @@ public struct MessageReader: ~Copyable {
     /// The part of `bytes` that has arrived and not been handled.
     private var filled = 0..<0
     private var arrivals: [ArrivalBox] = []
-    private let framer = MessageFramer()
+    private let framer: MessageFramer
+    private let maximumPendingDescriptors: Int
 
-    public init() {}
+    /// - Parameter maximumPendingDescriptors: how many may have arrived with bytes that are no whole message yet. By
+    ///   default what one `sendmsg` can carry: a message is read before the next one's descriptors are, so more belong to
+    ///   a peer that piles them up on a message it never finishes.
+    public init(
+        maximumMessageSize: Int = MessageFramer.defaultMaximumMessageSize, maximumPendingDescriptors: Int = 253
+    ) {
+        framer = MessageFramer(maximumMessageSize: maximumMessageSize)
+        self.maximumPendingDescriptors = maximumPendingDescriptors
+    }
 
     /// Noncopyable values cannot be array elements yet.
     private final class ArrivalBox {
@@ -64,7 +69,7 @@ public struct MessageReader: ~Copyable {
         makeRoom()
         var result: Result<Int, Errno> = .success(0)
         let free = filled.upperBound..<bytes.count
-        let pending = pendingDescriptorCount
+        let descriptorRoom = maximumPendingDescriptors - pendingDescriptorCount
         var arrival: Arrival?
         unsafe bytes.withUnsafeMutableBytes { buffer in
             do throws(Errno) {
@@ -74,9 +79,7 @@ public struct MessageReader: ~Copyable {
                 if !received.descriptors.isEmpty || received.lostDescriptors {
                     var descriptors = DescriptorBundle()
                     swap(&descriptors, &received.descriptors)
-                    if pending + descriptors.count > Self.maximumPendingDescriptors {
-                        throw .tooManyReferences
-                    }
+                    if descriptors.count > descriptorRoom { throw .tooManyReferences }
                     arrival = Arrival(
                         end: free.lowerBound + received.count, descriptors: descriptors,
                         isIncomplete: received.lostDescriptors)

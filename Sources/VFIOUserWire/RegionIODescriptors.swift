@@ -135,6 +135,8 @@ public struct RegionIODescriptor: Hashable, Sendable {
     }
 
     public static let byteCount = 40
+    /// The flag of an event that only its value fires. `KVM_IOEVENTFD_FLAG_DATAMATCH`
+    public static let matchesData: UInt32 = 1 << 0
 
     public var offset: UInt64
     public var size: UInt64

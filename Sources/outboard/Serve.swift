@@ -1,6 +1,5 @@
 import ArgumentParser
 import Configuration
-import DeviceModel
 import Glibc
 import LinuxHost
 import Logging
@@ -12,7 +11,7 @@ struct Serve: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Serve a device to QEMU.",
         discussion: """
-            Prints one line when the socket listens, then serves one client after another until SIGTERM or SIGINT.
+            Prints one line when the socket listens, then serves the clients that come until SIGTERM or SIGINT.
             """,
         subcommands: [ServeNVMe.self, ServeEdu.self, ServeConfigured.self], defaultSubcommand: ServeConfigured.self)
 }
@@ -54,6 +53,12 @@ struct ServeOptions: ParsableArguments {
     )
     var fd: Int32?
 
+    @Option(
+        help: .init(
+            "How many clients are served at once, each with a device of its own, 1 to 64. (default: 1)", valueName: "n"
+        ))
+    var maxClients: Int?
+
     @Option(help: .init("Read options from a JSON file; those on the command line come first.", valueName: "file"))
     var config: String?
 
@@ -74,6 +79,9 @@ struct ServeOptions: ParsableArguments {
         if socketPath == nil && fd == nil && !mayLackSocket {
             throw ValidationError("one of --socket-path and --fd is needed")
         }
+        if let maxClients, !DeviceConfiguration.clientCounts.contains(maxClients) {
+            throw ValidationError("--max-clients takes 1 to 64")
+        }
         if let fd, fd < 3 { throw ValidationError("--fd takes an inherited descriptor, 3 or above") }
     }
 }
@@ -91,6 +99,11 @@ extension ServeOptions {
         } catch let error as ConfigurationError {
             throw Failure(message: "\(config): \(error)")
         }
+    }
+
+    /// How many clients are served at once, by these options and then by the configuration file.
+    func clientCount(_ configuration: DeviceConfiguration?) -> Int {
+        maxClients ?? configuration?.maxClients ?? 1
     }
 
     /// The service for a device, by these options and then by the configuration file.
@@ -149,13 +162,13 @@ struct Service {
     /// Serves until a signal, or until the only client has left.
     ///
     /// - Throws: `Failure`
-    func run(_ makeDevice: () throws -> any Device) throws {
+    func run(_ makeDevices: () throws -> DeviceSupply) throws {
         do {
             // Before any thread starts, so that all of them leave these signals to the queue.
             let signals = try SignalQueue([SIGTERM, SIGINT])
             switch endpoint {
-            case .path(let path): try listen(at: path, signals, makeDevice)
-            case .descriptor(let descriptor): try serve(inherited: descriptor, signals, makeDevice)
+            case .path(let path): try listen(at: path, signals, makeDevices)
+            case .descriptor(let descriptor): try serve(inherited: descriptor, signals, makeDevices)
             }
         } catch let error as Errno {
             throw Failure(message: "\(deviceName): \(error)")
@@ -163,7 +176,7 @@ struct Service {
     }
 
     private func listen(
-        at path: String, _ signals: borrowing SignalQueue, _ makeDevice: () throws -> any Device
+        at path: String, _ signals: borrowing SignalQueue, _ makeDevices: () throws -> DeviceSupply
     ) throws {
         let listener: UNIXSocketListener
         do throws(Errno) {
@@ -171,32 +184,32 @@ struct Service {
         } catch {
             throw Failure(message: "socket \(path): \(describe(error))")
         }
-        try serve(listener, "listening on \(path)", signals, makeDevice)
+        try serve(listener, "listening on \(path)", signals, makeDevices)
     }
 
     /// A socket that was inherited may be one that listens or one that is connected to the only client there will be.
     private func serve(
-        inherited descriptor: Int32, _ signals: borrowing SignalQueue, _ makeDevice: () throws -> any Device
+        inherited descriptor: Int32, _ signals: borrowing SignalQueue, _ makeDevices: () throws -> DeviceSupply
     ) throws {
         guard let socket = OwnedDescriptor(adoptingSocket: descriptor) else {
             throw Failure(message: "--fd \(descriptor): not a socket")
         }
         if let copy = try? socket.duplicate(), let listener = try? UNIXSocketListener(adopting: copy) {
-            try serve(listener, "listening on descriptor \(descriptor)", signals, makeDevice)
+            try serve(listener, "listening on descriptor \(descriptor)", signals, makeDevices)
             return
         }
         let connection = UNIXSocket(adopting: socket)
-        try serve("serving descriptor \(descriptor)", signals, makeDevice) { server, stop in
+        try serve("serving descriptor \(descriptor)", signals, makeDevices) { server, stop in
             server.serve(connection, until: stop)
         }
     }
 
     private func serve(
         _ listener: UNIXSocketListener, _ announcement: String, _ signals: borrowing SignalQueue,
-        _ makeDevice: () throws -> any Device
+        _ makeDevices: () throws -> DeviceSupply
     ) throws {
         let logger = logger
-        try serve(announcement, signals, makeDevice) { server, stop in
+        try serve(announcement, signals, makeDevices) { server, stop in
             do throws(ServerError) {
                 try server.run(listener, until: stop)
             } catch {
@@ -205,12 +218,12 @@ struct Service {
         }
     }
 
-    /// Makes the device, announces it and runs `work` on a thread of its own until it ends or a signal ends it.
+    /// Makes the device, or what will make it, announces it and runs `work` on a thread of its own until it ends or a signal ends it.
     private func serve(
-        _ announcement: String, _ signals: borrowing SignalQueue, _ makeDevice: () throws -> any Device,
+        _ announcement: String, _ signals: borrowing SignalQueue, _ makeDevices: () throws -> DeviceSupply,
         _ work: @escaping @Sendable (Server, EventCounter) -> Void
     ) throws {
-        let server = Server(device: try makeDevice(), report: report)
+        let server = Server(devices: try makeDevices(), report: report)
         let (stop, ended) = (try EventCounter(), try EventCounter())
         let thread = try OSThread(name: "connection") {
             work(server, stop)
@@ -246,6 +259,7 @@ struct Service {
         { [logger] event in
             switch event {
             case .clientConnected: logger.info("client connected")
+            case .clientRefused: logger.warning("client refused: there is no room for another")
             case .refused(let header, let refusal):
                 logger.notice(
                     "request refused",

@@ -1,6 +1,8 @@
 import ArgumentParser
 import Configuration
 import Edu
+import LinuxHost
+import VFIOUserServer
 
 /// `outboard serve edu`
 struct ServeEdu: ParsableCommand {
@@ -29,6 +31,12 @@ struct ServeEdu: ParsableCommand {
 
 extension ServeOptions {
     func serve(_ options: EduOptions, _ file: DeviceConfiguration?) throws {
-        try service("edu", file).run { try Edu.makeFunction(dmaMaskBits: options.dmaMask ?? 28) }
+        let (dmaMaskBits, clientCount) = (options.dmaMask ?? 28, clientCount(file))
+        try service("edu", file).run {
+            guard clientCount > 1 else { return .exclusive(try Edu.makeFunction(dmaMaskBits: dmaMaskBits)) }
+            return .forEachClient(maximum: clientCount) { () throws(Errno) in
+                try Edu.makeFunction(dmaMaskBits: dmaMaskBits)
+            }
+        }
     }
 }

@@ -2,7 +2,9 @@ import ArgumentParser
 import BlockStorage
 import Configuration
 import Glibc
+import LinuxHost
 import NVMe
+import VFIOUserServer
 
 /// `outboard serve nvme`
 struct ServeNVMe: ParsableCommand {
@@ -69,6 +71,12 @@ struct ServeNVMe: ParsableCommand {
 
 extension ServeOptions {
     func serve(_ options: NVMeOptions, _ file: DeviceConfiguration?) throws {
+        let clientCount = clientCount(file)
+        if clientCount > 1, options.readOnly != true {
+            throw ValidationError(
+                "--max-clients above 1 needs --read-only: guests that write to one disk would destroy each other's files"
+            )
+        }
         try service("nvme", file).run {
             do {
                 let store = try FileStore(
@@ -80,7 +88,12 @@ extension ServeOptions {
                     ?? NVMeController.SerialNumber(derivedFrom: absolutePath(options.image))
                 var controller = NVMeController.Options(serial: serial)
                 if let queues = options.queues { controller.queuePairs = queues }
-                return try NVMeController.makeFunction(store: store, options: controller)
+                guard clientCount > 1 else {
+                    return .exclusive(try NVMeController.makeFunction(store: store, options: controller))
+                }
+                return .forEachClient(maximum: clientCount) { [controller] () throws(Errno) in
+                    try NVMeController.makeFunction(store: store, options: controller)
+                }
             } catch let error as ImageError {
                 throw Failure(message: "\(error)")
             }

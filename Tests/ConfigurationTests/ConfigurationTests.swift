@@ -43,6 +43,12 @@ import Testing
         #expect(configuration.device.name == "nvme")
     }
 
+    @Test func `several clients are a matter of the server, not of the device`() throws {
+        let configuration = try parse(#"{"device": "edu", "maxClients": 8}"#)
+        #expect(configuration.maxClients == 8 && configuration.device == .edu(EduOptions()))
+        #expect(try parse(#"{"device": "edu"}"#).maxClients == nil)
+    }
+
     @Test func `what a file leaves out is left to the tool`() throws {
         #expect(
             try parse(#"{"device": "edu", "fd": 3}"#) == .init(device: .edu(EduOptions()), listener: .descriptor(3)))
@@ -62,6 +68,7 @@ import Testing
             "options.size: must be a multiple of the block size"
         ),
         (#"{"device":"edu","options":{"dmaMask":65}}"#, "options.dmaMask: must be 12 to 64 bits"),
+        (#"{"device":"edu","maxClients":65}"#, "maxClients: must be 1 to 64"),
         (#"{"device":"disk"}"#, "device: must be nvme or edu"),
         (#"{"options":{}}"#, "device: is missing"),
         (#"{"device":"edu","socketPath":"a","fd":3}"#, "fd: cannot be given together with socketPath"),

@@ -146,8 +146,8 @@ import Testing
         }
     }
 
-    @Test func `S72 no region has descriptors for its accesses, which is an answer`() throws {
-        try withPeer(of: Edu.makeFunction()) { peer in
+    @Test func `S72 a region without descriptors for its accesses has none, which is an answer`() throws {
+        try withPeer(of: VectorDevice.makeFunction()) { peer in
             for argsz in [16, 4096] as [UInt32] {
                 let reply = try peer.succeed(
                     Number.getRegionIODescriptors, bytes(.u32(argsz), .u32(0), .u32(0), .u32(0)))

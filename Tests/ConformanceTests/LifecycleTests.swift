@@ -169,21 +169,6 @@ private let base: UInt64 = 0x10_0000
         }
     }
 
-    @Test func `S102 a second client waits its turn, and the first does not notice`() throws {
-        try withServer(of: Edu.makeFunction()) { server in
-            let first = try server.connect()
-            let second = try server.connect(negotiated: false)
-            try second.send(message(Number.version, Payload.version(Payload.qemuCapabilities)))
-            for value in 0..<100 as Range<UInt32> {
-                try first.write(0, at: EduOffset.liveness, bytes(.u32(value)))
-                #expect(try first.read(0, at: EduOffset.liveness, count: 4) == bytes(.u32(~value)))
-            }
-            first.close()
-            #expect(try second.receive().error == nil)
-            #expect(try second.read(0, at: EduOffset.liveness, count: 4) == bytes(.u32(~99)))
-        }
-    }
-
     @Test func `S104 a device that is no bus master touches no memory`() throws {
         try withPeer(of: Edu.makeFunction()) { peer in
             let memory = try ClientMemoryFile(byteCount: 0x1000)

@@ -161,6 +161,42 @@ private let storage = VectorDevice.storage
         }
     }
 
+    @Test func `S96 writes of many may go to any region, configuration space among them, and each acts in its turn`()
+        throws
+    {
+        try withPeer(of: VectorDevice.makeFunction()) { peer in
+            let counters = try eventCounters(1)
+            try peer.connect(Interrupt.msix, to: counters)
+            let express = UInt64(try #require(try peer.capability(0x10)))
+            // The vector is raised while there is no bus master, so that it is told by the write that makes one, and the
+            // reset in the middle undoes what comes before it and not what comes after.
+            let writes = [
+                entry(VectorDevice.raise, bytes(.u32(0))), entry(4, bytes(.u16(6)), region: 7), entry(storage, [1, 2]),
+                entry(express + 8, bytes(.u16(1 << 15)), region: 7), entry(storage + 1, [3]),
+                entry(0x10, bytes(.u32(0xfe00_0000)), region: 7), entry(4, [], region: 7),
+            ]
+            let payload = bytes(.u64(UInt64(writes.count)), .raw(writes.flatMap { $0 }))
+            #expect(try peer.succeed(Number.writeRegions, payload).payload == bytes(.u64(7)))
+            #expect(counters[0].drain() == 1)
+            #expect(try peer.read(0, at: storage, count: 2) == [0, 3])
+            #expect(try peer.read(7, at: 4, count: 2) == [0, 0])
+            #expect(try peer.read(7, at: 0x10, count: 4).number & ~0xf == 0xfe00_0000)
+        }
+    }
+
+    @Test func `S96 writes of many are offered to who asks, and taken as many as a message holds`() throws {
+        try withPeer(of: VectorDevice.makeFunction(), negotiated: false) { peer in
+            let reply = try peer.negotiate()
+            let text = String(decoding: reply.payload[4...], as: UTF8.self)
+            #expect(text.contains(#""write_multiple":true"#))
+            let count = ((1 << 20) + 32 - 16 - 8) / 24
+            let writes = (0..<count).flatMap { entry(storage + UInt64($0 % 256), [UInt8(truncatingIfNeeded: $0 >> 8)]) }
+            let done = try peer.succeed(Number.writeRegions, bytes(.u64(UInt64(count)), .raw(writes)))
+            #expect(done.payload == bytes(.u64(UInt64(count))))
+            #expect(try peer.read(0, at: storage, count: 1) == [UInt8((count - 1) >> 8)])
+        }
+    }
+
     @Test func `S96 a write of many with one that cannot be is refused, whatever its count`() throws {
         try withPeer(of: VectorDevice.makeFunction()) { peer in
             let good = entry(storage, [1])

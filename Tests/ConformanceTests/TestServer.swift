@@ -2,6 +2,7 @@ import DeviceModel
 import Glibc
 import LinuxHost
 import VFIOUserServer
+import VFIOUserSession
 
 /// A server at a path, serving a device to whoever connects, on a thread of its own.
 final class TestServer {
@@ -11,7 +12,7 @@ final class TestServer {
     private let thread: OSThread
     private let log: EventLog
 
-    init(_ device: any Device) throws {
+    init(_ devices: DeviceSupply, _ limits: ServerLimits) throws {
         var template = Array("/tmp/outboard-conformance-XXXXXX".utf8CString)
         guard unsafe mkdtemp(&template) != nil else { throw Errno(rawValue: errno) }
         directory = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
@@ -22,7 +23,7 @@ final class TestServer {
         self.stop = stop
         self.log = log
         thread = try OSThread(name: "server") {
-            try? Server(device: device) { log.append($0) }.run(listener.listener, until: stop)
+            try? Server(devices: devices, limits: limits) { log.append($0) }.run(listener.listener, until: stop)
         }
     }
 
@@ -37,6 +38,14 @@ final class TestServer {
     func waitForGoneClients(_ count: Int) -> ServerEvent.Ending {
         log.waitForEnding(count)
     }
+
+    /// Waits until `count` clients have been refused.
+    func waitForRefusedClients(_ count: Int) {
+        log.waitForRefusals(count)
+    }
+
+    /// How many clients have been refused so far.
+    var refusedClientCount: Int { log.refusalCount }
 
     fileprivate func end() {
         stop.signal()
@@ -54,9 +63,20 @@ private final class HeldListener: Sendable {
 private final class EventLog: Sendable {
     /// Keeps no history, so that a long test does not look like a leak.
     private let last = Monitor<(count: Int, ending: ServerEvent.Ending?)>((0, nil))
+    private let refusals = Monitor(0)
 
     func append(_ event: ServerEvent) {
-        if case .clientGone(let ending) = event { last.update { $0 = ($0.count + 1, ending) } }
+        switch event {
+        case .clientGone(let ending): last.update { $0 = ($0.count + 1, ending) }
+        case .clientRefused: refusals.update { $0 += 1 }
+        case .clientConnected, .refused, .clientNotServed: break
+        }
+    }
+
+    var refusalCount: Int { refusals.withLock { $0 } }
+
+    func waitForRefusals(_ count: Int) {
+        refusals.wait { $0 >= count ? () : nil }
     }
 
     func waitForEnding(_ count: Int) -> ServerEvent.Ending {
@@ -64,9 +84,16 @@ private final class EventLog: Sendable {
     }
 }
 
-/// Runs `body` with a server that clients can connect to.
+/// Runs `body` with a server of one device that clients can connect to.
 func withServer(of device: any Device, _ body: (TestServer) throws -> Void) throws {
-    let server = try TestServer(device)
+    try withServer(of: .exclusive(device), body)
+}
+
+/// Runs `body` with a server that clients can connect to.
+func withServer(
+    of devices: DeviceSupply, limits: ServerLimits = ServerLimits(), _ body: (TestServer) throws -> Void
+) throws {
+    let server = try TestServer(devices, limits)
     defer { server.end() }
     try body(server)
 }
@@ -75,11 +102,16 @@ func withServer(of device: any Device, _ body: (TestServer) throws -> Void) thro
 ///
 /// With `records` the pair keeps message boundaries, so that the client sees what went out in one `sendmsg`.
 func withPeer(
-    of device: any Device, negotiated: Bool = true, records: Bool = false, _ body: (RawPeer) throws -> Void
+    of device: any Device, limits: SessionLimits = SessionLimits(), negotiated: Bool = true, records: Bool = false,
+    _ body: (RawPeer) throws -> Void
 ) throws {
+    var serverLimits = ServerLimits()
+    serverLimits.session = limits
     let (ours, theirs) = try socketPair(records ? SOCK_SEQPACKET : SOCK_STREAM)
     let stop = try EventCounter()
-    let thread = try OSThread(name: "server") { Server(device: device).serve(theirs, until: stop) }
+    let thread = try OSThread(name: "server") { [serverLimits] in
+        Server(device: device, limits: serverLimits).serve(theirs, until: stop)
+    }
     defer {
         stop.signal()
         thread.join()

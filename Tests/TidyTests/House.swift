@@ -39,7 +39,7 @@ enum House {
         "VFIOUserClient": Rule(["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         "BlockStorage": Rule(["LinuxHost"]),
         "NVMe": Rule(["BlockStorage", "DMA", "LinuxHost", "PCI"], others: ["Synchronization"]),
-        "Edu": Rule(["DMA", "LinuxHost", "PCI"]),
+        "Edu": Rule(["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         "outboard": .everything,
     ]
 
@@ -58,6 +58,7 @@ enum House {
         "Sources/Edu/EduEngine.swift",
         "Sources/JSONText/JSONValue+JSONC.swift",
         "Sources/NVMe/CommandMemory.swift",
+        "Sources/PCI/BarMemory.swift",
         "Sources/PCI/GuestMemory.swift",
         "Sources/VFIOUserClient/Client+Regions.swift",
         "Sources/VFIOUserClient/MessageStream.swift",

@@ -8,14 +8,15 @@ final class RunningTool {
     private let directory: String
     private let process = Process()
 
-    init(standardOutput: FileHandle = .nullDevice, standardError: FileHandle = .nullDevice) throws {
+    init(
+        serving arguments: [String] = ["edu"], standardOutput: FileHandle = .nullDevice,
+        standardError: FileHandle = .nullDevice
+    ) throws {
         directory = FileManager.default.temporaryDirectory.path + "/outboard-\(UUID().uuidString.prefix(8))"
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
         socketPath = directory + "/socket"
-        // The tool is built next to the tests.
-        process.executableURL = URL(fileURLWithPath: CommandLine.arguments[0])
-            .deletingLastPathComponent().appendingPathComponent("outboard")
-        process.arguments = ["serve", "edu", "--socket-path", socketPath]
+        process.executableURL = Self.executable
+        process.arguments = ["serve"] + arguments + ["--socket-path", socketPath]
         process.standardOutput = standardOutput
         process.standardError = standardError
         try process.run()
@@ -27,6 +28,25 @@ final class RunningTool {
             process.waitUntilExit()
         }
         try? FileManager.default.removeItem(atPath: directory)
+    }
+
+    /// The tool is built next to the tests.
+    static var executable: URL {
+        URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent("outboard")
+    }
+
+    /// Runs the tool to its end, and answers with its status and what it had to say about it.
+    static func run(_ arguments: [String]) throws -> (status: Int32, complaint: String) {
+        let process = Process()
+        let pipe = Pipe()
+        process.executableURL = executable
+        process.arguments = arguments
+        process.standardOutput = FileHandle.nullDevice
+        process.standardError = pipe
+        try process.run()
+        let complaint = pipe.fileHandleForReading.readDataToEndOfFile()
+        process.waitUntilExit()
+        return (process.terminationStatus, String(decoding: complaint, as: UTF8.self))
     }
 
     var socketExists: Bool { FileManager.default.fileExists(atPath: socketPath) }

@@ -1,17 +1,17 @@
 import ArgumentParser
 import Glibc
 
-/// Measures the DMA module beside baselines in C, in the same run.
+/// Measures the DMA module and the server beside baselines in C, in the same run.
 ///
 ///     swift run -c release Benchmarks [MEASUREMENT...]
 ///
 /// Before anything is measured, all are driven by the same random operations and must answer alike, or the status is 1.
-/// Nothing fails on a time.
+/// Nothing fails on a time. Servers run in processes of their own, which are this program once more.
 @main
 struct Benchmarks: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "Benchmarks",
-        abstract: "Measures the DMA module beside baselines in C.",
+        abstract: "Measures the DMA module and the server beside baselines in C.",
         discussion: "Measurements:\n"
             + Measurement.all.map { "  \($0.name): \($0.summary)" }.joined(separator: "\n"))
 
@@ -30,6 +30,14 @@ struct Benchmarks: ParsableCommand {
     @Flag(help: "Write a line of JSON for each figure instead of tables.")
     var json = false
 
+    @Option(
+        help: .hidden,
+        transform: { text in
+            guard let role = ServerRole(argument: text) else { throw ValidationError("there is no server '\(text)'") }
+            return role
+        })
+    var serve: ServerRole?
+
     func validate() throws {
         for name in measurements where !Measurement.all.contains(where: { $0.name == name }) {
             throw ValidationError("there is no measurement '\(name)'")
@@ -38,19 +46,26 @@ struct Benchmarks: ParsableCommand {
     }
 
     func run() throws {
+        if let serve { return try serve.serve() }
         let report = Report(isJSON: json)
         let test = SelfTest(steps: quick ? 20_000 : 200_000)
-        if let difference = try test.run() {
+        let wireTest = WireSelfTest(steps: quick ? 10_000 : 50_000)
+        if let difference = try test.run() ?? wireTest.run() {
             Output.write("The contenders differ; nothing is measured.\n\(difference)\n", to: .standardError)
             throw ExitCode(1)
         }
-        if check { return report.write("All answered \(test.steps) random operations alike.") }
+        let verdict = """
+            All address spaces answered \(test.steps) random operations alike, and all servers \(wireTest.steps) random
+            requests.
+            """
+        if check { return report.write(verdict) }
         let settings = Settings(isQuick: quick, rounds: rounds ?? (quick ? 3 : 7))
         report.write(
             """
             \(settings.rounds) rounds, in which the contenders take turns; \(Settings.processorCount) processors\(Benchmarks.buildRemark).
             A figure is the median of the rounds, with the lowest and the highest; × says how many times the contender's
-            figure Outboard's is, the median over the rounds. All answered \(test.steps) random operations alike.
+            figure Outboard's is, the median over the rounds.
+            \(verdict)
             """)
         for measurement in Measurement.all where measurements.isEmpty || measurements.contains(measurement.name) {
             try measurement.run(settings, report)

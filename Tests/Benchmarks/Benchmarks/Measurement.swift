@@ -16,6 +16,12 @@ struct Measurement: Sendable {
         Measurement(name: "memory", summary: "bytes, descriptors and memory areas of many mappings", run: footprint),
         Measurement(name: "heap", summary: "allocations and reference counts of an operation", run: heapTraffic),
         Measurement(name: "dirty", summary: "reading which pages were written", run: dirtyRead),
+        Measurement(name: "roundtrip", summary: "region reads and posted writes over the socket", run: roundTrips),
+        Measurement(name: "pipelined", summary: "region reads, 64 under way", run: pipelinedReads),
+        Measurement(name: "wire-pairs", summary: "map and unmap over the socket", run: wirePairs),
+        Measurement(name: "message-dma", summary: "client memory reached by messages", run: messageDMA),
+        Measurement(name: "nvme", summary: "random reads through an NVMe queue", run: nvmeReads),
+        Measurement(name: "wire-cost", summary: "a server's system calls and allocations for a message", run: wireCost),
     ]
 }
 

@@ -17,13 +17,22 @@ struct Report {
     func table(
         _ name: String, unit: String, heading: String, contenders: [ContenderKind], rows: [(String, [Figures])]
     ) {
-        var table = MarkdownTable([heading] + contenders.map(\.name))
+        self.table(name, unit: unit, heading: heading, columns: contenders.map(\.name), rows: rows)
+    }
+
+    /// The same with contenders of any kind, of whom some may have no figure in some row.
+    func table(_ name: String, unit: String, heading: String, columns: [String], rows: [(String, [Figures?])]) {
+        var table = MarkdownTable([heading] + columns)
         for (label, figures) in rows {
             var cells = [label]
-            for (kind, figure) in zip(contenders, figures) {
-                record(name, label, kind.name, unit, figure)
-                let isFirst = kind == contenders[0]
-                let ratio = isFirst ? "" : " ×" + decimal(figures[0].ratio(to: figure), digits: 2)
+            for (number, figure) in figures.enumerated() {
+                guard let figure else {
+                    cells.append("–")
+                    continue
+                }
+                record(name, label, columns[number], unit, figure)
+                var ratio = ""
+                if number > 0, let first = figures[0] { ratio = " ×" + decimal(first.ratio(to: figure), digits: 2) }
                 cells.append(figure.text + ratio)
             }
             table.add(cells)

@@ -28,6 +28,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "BaselineServer.h"
+#include "LoadClient.h"
+#include "NVMeLoad.h"
+
 enum { BASELINE_READ = 1, BASELINE_WRITE = 2 };
 
 // Pinned memory, and what the structure wants to see again when it is released.

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 // Calls of the calling thread to malloc, calloc, realloc and the like, since it began.
 uint64_t count_of_allocations(void);
@@ -28,5 +29,24 @@ void release_free_heap(void);
 // How many descriptors are open, and how many areas of memory are mapped; -1 when the kernel does not say.
 long count_of_descriptors(void);
 long count_of_memory_areas(void);
+
+// What the started program finds the descriptor at.
+enum { INHERITED_DESCRIPTOR = 3 };
+// Starts this program once more, with an option. Returns the child, or a negative Linux error number.
+pid_t start_program_again(const char *option, const char *value, int descriptor);
+// Waits until it ends. Returns its status, or -1 when it did not exit.
+int wait_for_program(pid_t child);
+
+// Lets the calling thread run on this processor alone, or on all when it is negative.
+void run_on_processor(int number);
+
+// Begins to count, from zero, the system calls of all threads that a child process has at this moment; they become much
+// slower. False when the kernel does not let itself be asked. One process at a time. `ptrace(2)`
+//
+// A call counts when it begins. One in which a thread already waits counts once more if it is interrupted by this.
+bool begin_counting_system_calls(pid_t process);
+uint64_t system_calls_so_far(void);
+// Ends it, after a begin that returned true.
+void end_counting_system_calls(void);
 
 #endif
