@@ -25,6 +25,8 @@ final class Peer {
     private(set) var touched: [GuestFiles.Touched] = []
     private(set) var isClosed = false
     private(set) var lastRead: [UInt8] = []
+    /// The server's doorbells that the client has been given.
+    private var bells: [EventCounter] = []
     private var batch: [UInt8] = []
     private var inbox: [UInt8] = []
     private var buffer = [UInt8](repeating: 0, count: 64 << 10)
@@ -49,6 +51,7 @@ final class Peer {
             socket.descriptor.rawValue, SOL_SOCKET, SO_RCVTIMEO, &time, socklen_t(MemoryLayout<timeval>.size))
     }
 
+    var hasBells: Bool { !bells.isEmpty }
     var canSend: Bool { !isClosed && !model.mustClose }
     var isAtBoundary: Bool { batch.isEmpty && model.isAtBoundary }
 }
@@ -141,6 +144,13 @@ extension Peer {
         }
     }
 
+    /// Rings one of the doorbells, or does nothing when there is none.
+    func ring(_ number: Int) {
+        guard !bells.isEmpty else { return }
+        bells[number % bells.count].signal()
+        statistics.rings += 1
+    }
+
     /// Gives the answers that were held back.
     func answerLate() {
         readyAnswers += lateAnswers
@@ -177,8 +187,11 @@ extension Peer {
         var descriptorCount = 0
         unsafe buffer.withUnsafeMutableBytes { buffer in
             do throws(Errno) {
-                let received = unsafe try socket.receive(into: buffer, waiting: waiting)
+                var received = unsafe try socket.receive(into: buffer, waiting: waiting)
                 descriptorCount = received.descriptors.count
+                while let descriptor = received.descriptors.takeFirst() {
+                    if let bell = try? EventCounter(adopting: descriptor) { bells.append(bell) }
+                }
                 result = .success(received.count)
             } catch {
                 result = .failure(error)
@@ -222,7 +235,7 @@ extension Peer {
             if isLast { descriptorCount = 0 }
         }
         inbox.removeFirst(start)
-        try require(descriptorCount <= 1, "\(descriptorCount) descriptors with a part of a message")
+        try require(descriptorCount <= 16, "\(descriptorCount) descriptors with a part of a message")
     }
 
     private func handle(_ message: [UInt8], descriptorCount: Int) throws(Finding) {

@@ -11,7 +11,9 @@ extension Script {
                 Wish(
                     Number.getRegionInfo,
                     described(choices.pick([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 0, 0]), byteCount: 32)))
-        case 68..<72: try dispatch(Wish(Number.getRegionIODescriptors, described(choices.below(10), byteCount: 16)))
+        case 68..<72:
+            try dispatch(
+                Wish(Number.getRegionIODescriptors, described(choices.pick([0, 1, 1, 2, 7, 9]), byteCount: 16)))
         case 72..<76: try dispatch(Wish(Number.getInterruptInfo, described(choices.below(7), byteCount: 16)))
         case 76..<100: try dispatch(setInterrupts())
         case 100..<120: try dispatch(readRegion())
@@ -29,7 +31,8 @@ extension Script {
         case 230..<236: peer.honesty = choices.pick(Peer.Honesty.allCases)
         case 236..<239: peer.answerLate()
         case 239..<242: try answerNothing()
-        case 242..<246: peer.files.signal(choices.below(3))
+        case 242..<244: peer.files.signal(choices.below(3))
+        case 244..<246: try ring()
         case 246..<250: try takeEverythingAway()
         default: try introduceMemory()
         }
@@ -211,6 +214,17 @@ extension Script {
         let data = choices.raw(min(count, 64))
         return Wish(
             Number.writeMigrationData, bytes(.u32(UInt32(8 + data.count)), .u32(UInt32(data.count)), .raw(data)))
+    }
+
+    /// Rings a doorbell of the device, and asks for them before if need be.
+    private mutating func ring() throws(Finding) {
+        if !peer.hasBells {
+            let region: UInt32 = device.kind == .window ? 1 : 0
+            let payload = bytes(.u32(512), .u32(0), .u32(region), .u32(0))
+            try peer.queue(message(Number.getRegionIODescriptors, id: newID(), payload))
+            try peer.settle()
+        }
+        for _ in 0...choices.below(3) { peer.ring(choices.below(8)) }
     }
 
     /// An answer to something that the server has not asked, or has asked before.

@@ -20,6 +20,7 @@ public struct Statistics: Sendable {
     public var memoryAnswers = 0
     public var descriptorsSent = 0
     public var descriptorsReceived = 0
+    public var rings = 0
     /// Why requests were refused, in the server's words.
     public var refusals: [String: Int] = [:]
     /// How connections ended, in the server's words.

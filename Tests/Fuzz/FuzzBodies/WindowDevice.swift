@@ -6,13 +6,19 @@ import LinuxHost
 ///
 /// Region 0 can be mapped in part. Region 1 has registers: a write of eight bytes at 0 pins the page at that address and
 /// writes into it, at 8 lets go of it, at 16 raises an MSI-X vector. Region 2 can only be written, 3 only be read; 7 is
-/// what stands for configuration space. A pin is held until an unmap asks for it.
+/// what stands for configuration space. Three of the registers' writes can be rung for. A pin is held until an unmap asks for it.
 final class WindowDevice: Device {
     static let windowByteCount = 0x4000
     private static let fileOffset = 0x2000
     static let vectorCount = 8
 
     let regions: [Region]
+    let doorbells = [
+        Doorbell(region: 1, offset: 0, value: 0x3000, byteCount: 8, rungBy: [.value(0x3000, byteCount: 8)]),
+        Doorbell(region: 1, offset: 8, value: 0, byteCount: 8, rungBy: [.anyWrite]),
+        Doorbell(
+            region: 1, offset: 16, value: 2, byteCount: 8, rungBy: [.value(2, byteCount: 8), .anyValue(byteCount: 4)]),
+    ]
     let interrupts = InterruptSet(counts: [.intx: 1, .msi: 4, .msix: vectorCount, .error: 1, .request: 1])
     private let window: Window
     private let access: DMAAccess

@@ -103,7 +103,7 @@ struct SessionRun: ParsableCommand {
         print(
             "descriptors: \(statistics.descriptorsSent) sent, \(statistics.descriptorsReceived) received; "
                 + "memory asked for: \(statistics.memoryReads) reads, \(statistics.memoryWrites) writes, "
-                + "\(statistics.memoryAnswers) answered in full")
+                + "\(statistics.memoryAnswers) answered in full; \(statistics.rings) doorbells rung")
         var unreached = 0
         for (number, name) in Statistics.clientCommands {
             let answers = statistics.answers[number] ?? Statistics.Answers()
