@@ -201,7 +201,7 @@ extension Peer {
         do throws(Errno) {
             count = try result.get()
         } catch .wouldBlock {
-            if waiting { throw Finding("the server does not answer: \(model.pending)") }
+            if waiting { throw Finding("the server does not answer \(model.unanswered)") }
             return false
         } catch .connectionReset {
             // The server has closed with bytes of ours unread.

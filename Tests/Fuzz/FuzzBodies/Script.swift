@@ -61,7 +61,7 @@ struct Script {
         }
         peer.socket.finishSending()
         try peer.receiveToEnd()
-        try require(peer.model.mayEnd(), "the server left without an answer to \(peer.model.pending)")
+        try require(peer.model.mayEnd(), "the server left without an answer to \(peer.model.unanswered)")
     }
 
     mutating func newID() -> UInt16 {

@@ -41,12 +41,18 @@ public final class SessionPlayer {
         let ours = try connect(to: device)
         let peer = Peer(ours, files, statistics)
         var script = Script(peer: peer, device: device, choices: choices)
-        try script.run()
-        if script.ending == .interrupted {
-            peer.mayBeCutOff = true
-            server.interrupt()
+        do throws(Finding) {
+            try script.run()
+            if script.ending == .interrupted {
+                peer.mayBeCutOff = true
+                server.interrupt()
+            }
+            try script.end()
+        } catch {
+            ours.shutdown()
+            let account = try? server.waitUntilIdle()
+            throw Finding("\(error); the server says: \(String(describing: account))")
         }
-        try script.end()
         statistics = peer.statistics
         statistics.sessions += 1
         statistics.messages += peer.model.messageCount

@@ -18,7 +18,7 @@ struct StreamModel {
     }
 
     /// Messages that have been sent whole and not been answered yet.
-    private(set) var pending: [Message] = []
+    private var pending: [Message] = []
     private var firstPending = 0
     private(set) var phase = Phase.awaitingVersion
     /// Whether the server has to close, or may have closed.
@@ -48,6 +48,12 @@ struct StreamModel {
             index += 1
         }
         return false
+    }
+
+    /// The messages without an answer, in words.
+    var unanswered: String {
+        let first = pending.dropFirst(firstPending).first.map { "\($0)" } ?? "nothing"
+        return "\(pending.count - firstPending) messages, the first of them \(first)"
     }
 
     mutating func send(_ bytes: ArraySlice<UInt8>) {
@@ -140,13 +146,16 @@ struct StreamModel {
     }
 
     /// Whether a server that has closed owed nothing more.
+    ///
+    /// It closes a stream that it cannot read without waiting for room for its last words, which are lost when the client
+    /// has left so much unread that the socket is full.
     mutating func mayEnd() -> Bool {
         while firstPending < pending.count, !pending[firstPending].wantsReply {
             let message = pending[firstPending]
             firstPending += 1
             passSilently(message)
         }
-        return mustClose || mayClose || firstPending == pending.count
+        return mustClose || mayClose || firstPending == pending.count || pending[firstPending].breaksStream
     }
 
     private mutating func takeFirst() -> Message? {
