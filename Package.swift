@@ -1,7 +1,10 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
-let house: [SwiftSetting] = [
+/// The folder of libFuzzer and the sanitizers in a build for fuzzing, which Tests/Fuzz/build makes; nil in every other.
+let fuzzingRuntime = Context.environment["OUTBOARD_FUZZING_RUNTIME"]
+
+let strictness: [SwiftSetting] = [
     .swiftLanguageMode(.v6),
     .strictMemorySafety(),
     .treatAllWarnings(as: .error),
@@ -11,12 +14,31 @@ let house: [SwiftSetting] = [
     .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
 ]
 
+let house =
+    fuzzingRuntime == nil
+    ? strictness : strictness + [.unsafeFlags(["-sanitize=fuzzer,address"]), .define("LIBFUZZER")]
+
 func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
     .target(name: name, dependencies: dependencies, swiftSettings: house)
 }
 
 func tests(_ name: String, _ dependencies: [Target.Dependency], exclude: [String] = []) -> Target {
     .testTarget(name: name, dependencies: dependencies, exclude: exclude, swiftSettings: house)
+}
+
+func fuzzer(_ name: String) -> Target {
+    .executableTarget(
+        name: name,
+        dependencies: [
+            "CLibFuzzer", "FuzzBodies", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        ],
+        path: "Tests/Fuzz/\(name)", swiftSettings: house,
+        linkerSettings: fuzzingRuntime.map { folder in
+            [
+                .unsafeFlags(["-sanitize=address", "-L\(folder)"]), .linkedLibrary("clang_rt.fuzzer_no_main-x86_64"),
+                .linkedLibrary("stdc++"),
+            ]
+        })
 }
 
 let package = Package(
@@ -82,6 +104,18 @@ let package = Package(
                 "VFIOUserSession", "VFIOUserWire",
             ],
             exclude: ["Checklist.md"]),
+        .target(name: "CLibFuzzer", path: "Tests/Fuzz/CLibFuzzer"),
+        .target(
+            name: "FuzzBodies",
+            dependencies: [
+                "BlockStorage", "CLinuxShims", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI",
+                "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserWire",
+            ],
+            path: "Tests/Fuzz/FuzzBodies",
+            swiftSettings: house),
+        fuzzer("WireFuzzer"),
+        fuzzer("SessionFuzzer"),
+        tests("FuzzTests", ["FuzzBodies"]),
         .target(name: "CBaselines", path: "Tests/Benchmarks/CBaselines"),
         .target(name: "CProcessCounters", path: "Tests/Benchmarks/CProcessCounters"),
         .executableTarget(

@@ -22,7 +22,6 @@ final class FileMemory: RemoteMemory {
 
     /// Takes over the descriptor of a mapping of `byteCount` bytes at `base`.
     ///
-    /// - Precondition: `fileOffset + byteCount` does not overflow, as the wire module checks.
     /// - Throws: `ENODEV` for what has no bytes at offsets, `EINVAL` for a file that ends before the mapping does,
     ///   `EPERM` for a mapping that may be written of a descriptor that may not.
     init(
@@ -35,9 +34,12 @@ final class FileMemory: RemoteMemory {
             self.base = base
             let status = try file.status()
             guard status.kind == .regular || status.kind == .blockDevice else { throw .noSuchDevice }
+            // A range whose last byte is the very last there could be has an end beyond all numbers.
+            let (end, overflow) = fileOffset.addingReportingOverflow(byteCount)
+            guard !overflow, end <= UInt64(Int64.max) else { throw .invalidArgument }
             // Files that the kernel makes up have bytes and say that they have none.
-            let isShort = status.kind == .regular && status.size > 0 && UInt64(status.size) < fileOffset + byteCount
-            guard !isShort, fileOffset + byteCount <= UInt64(Int64.max) else { throw .invalidArgument }
+            let isShort = status.kind == .regular && status.size > 0 && UInt64(status.size) < end
+            guard !isShort else { throw .invalidArgument }
             guard !rights.contains(.write) || file.descriptor.isReadWrite else { throw .notPermitted }
         } catch {
             throw DMAError(error)

@@ -92,7 +92,8 @@ public enum RegionCapability: Hashable, Sendable {
         }
     }
 
-    /// Follows a chain. It may only lead forward, which also ends every chain.
+    /// Follows a chain. It may only lead forward, which also ends every chain, and past the capability before: else a
+    /// megabyte of capabilities inside each other would be read into gigabytes.
     static func parseChain(in payload: Span<UInt8>, from first: Int) throws(WireError) -> [RegionCapability] {
         var capabilities: [RegionCapability] = []
         var floor = RegionInfo.byteCount
@@ -101,8 +102,9 @@ public enum RegionCapability: Hashable, Sendable {
             if offset < floor || payload.count - offset < headerByteCount {
                 throw .brokenCapabilityChain(offset: offset)
             }
-            capabilities.append(try RegionCapability(parsing: payload, at: offset))
-            floor = offset + headerByteCount
+            let capability = try RegionCapability(parsing: payload, at: offset)
+            capabilities.append(capability)
+            floor = offset + capability.byteCount
             offset = payload.count32(at: offset + 4)
         }
         return capabilities
