@@ -49,8 +49,8 @@ let package = Package(
             ["DMA", "DeviceModel", "LinuxHost", "VFIOUserSession", "VFIOUserTransport", "VFIOUserWire"]),
         library("VFIOUserClient", ["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         library("BlockStorage", ["LinuxHost"]),
-        library("NVMe", ["BlockStorage", "DMA", "LinuxHost", "PCI"]),
-        library("Edu", ["DMA", "LinuxHost", "PCI"]),
+        library("NVMe", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        library("Edu", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         .executableTarget(
             name: "outboard",
             dependencies: [

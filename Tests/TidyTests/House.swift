@@ -38,8 +38,8 @@ enum House {
         ]),
         "VFIOUserClient": Rule(["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         "BlockStorage": Rule(["LinuxHost"]),
-        "NVMe": Rule(["BlockStorage", "DMA", "LinuxHost", "PCI"], others: ["Synchronization"]),
-        "Edu": Rule(["DMA", "LinuxHost", "PCI"]),
+        "NVMe": Rule(["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"], others: ["Synchronization"]),
+        "Edu": Rule(["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         "outboard": .everything,
     ]
 
