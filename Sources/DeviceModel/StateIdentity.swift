@@ -10,7 +10,7 @@ public struct StateIdentity: Hashable, Sendable {
         }
     }
 
-    /// Names and values longer than this, in bytes, are cut.
+    /// Of names and values no more than this is compared.
     static let maximumTextByteCount = 255
     static let maximumPropertyCount = 64
 
@@ -45,7 +45,7 @@ public struct StateIdentity: Hashable, Sendable {
     /// - Throws: the first difference, as far as there is one.
     func compare(with reader: inout StateReader) throws(StateError) {
         let kind = try reader.text()
-        guard kind == StateWriter.cut(device) else { throw .otherDevice(kind) }
+        guard kind == StateWriter.plain(device) else { throw .otherDevice(kind) }
         let number = try reader.integer(UInt32.self)
         guard number == version else { throw .otherVersion(number) }
         var there: [String: String] = [:]
@@ -54,7 +54,7 @@ public struct StateIdentity: Hashable, Sendable {
             there[name] = try reader.text()
         }
         for property in properties {
-            let (name, here) = (StateWriter.cut(property.name), StateWriter.cut(property.value))
+            let (name, here) = (StateWriter.plain(property.name), StateWriter.plain(property.value))
             let value = there.removeValue(forKey: name)
             guard value == here else { throw .otherProperty(name, here: here, there: value ?? "") }
         }

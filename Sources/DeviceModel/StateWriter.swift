@@ -23,11 +23,11 @@ public struct StateWriter: Sendable {
         bytes.append(contentsOf: new)
     }
 
-    /// Appends at most 255 bytes of a text.
+    /// Appends at most 255 characters of a text, which should be printable ASCII.
     public mutating func append(text: String) {
-        let cut = Self.cut(text)
-        append(UInt8(cut.utf8.count))
-        bytes.append(contentsOf: cut.utf8)
+        let plain = Self.plain(text)
+        append(UInt8(plain.utf8.count))
+        bytes.append(contentsOf: plain.utf8)
     }
 
     /// Appends what `body` appends under a name and with its size, so that what follows is found whatever it was.
@@ -39,11 +39,10 @@ public struct StateWriter: Sendable {
         bytes.append(contentsOf: part.bytes)
     }
 
-    /// The characters of a text that fit.
-    static func cut(_ text: String) -> String {
-        var cut = text
-        while cut.utf8.count > StateIdentity.maximumTextByteCount { cut.removeLast() }
-        return cut
+    /// As much of a text as fits, with question marks for what is not printable ASCII.
+    static func plain(_ text: String) -> String {
+        let bytes = text.utf8.prefix(StateIdentity.maximumTextByteCount)
+        return String(decoding: bytes.map { (0x20...0x7e).contains($0) ? $0 : UInt8(ascii: "?") }, as: UTF8.self)
     }
 }
 
