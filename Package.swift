@@ -72,7 +72,7 @@ let package = Package(
         library("VFIOUserClient", ["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         library("VFIOUserCheck", ["JSONText", "LinuxHost"]),
         library("BlockStorage", ["LinuxHost"]),
-        library("NVMe", ["BlockStorage", "DMA", "LinuxHost", "PCI"]),
+        library("NVMe", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         .executableTarget(
             name: "outboard",
@@ -101,7 +101,7 @@ let package = Package(
             "ConformanceTests",
             [
                 "CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserNegotiation", "VFIOUserServer",
-                "VFIOUserSession", "VFIOUserWire",
+                "VFIOUserSession", "VFIOUserWire", "outboard",
             ],
             exclude: ["Checklist.md"]),
         .target(name: "CLibFuzzer", path: "Tests/Fuzz/CLibFuzzer"),

@@ -61,6 +61,14 @@ extension IOAddressSpace {
         }
     }
 
+    /// Calls `body` with each unit of a range that was written to since it was last asked for, or what of it lies there, in
+    /// no particular order; with none when tracking is off. Units wholly in the range are forgotten.
+    ///
+    /// For who folds them into a bitmap of other pages, or into none. `body` must not use the address space.
+    public func visitDirty(_ range: IOVARange, _ body: (IOVARange) -> Void) {
+        dirtyLog.visit(range, clearing: true, body)
+    }
+
     private func setTracking(_ isOn: Bool, _ state: inout AddressSpaceState) {
         state.tracksWrites = isOn
         translation.tracksWrites = isOn

@@ -16,6 +16,7 @@ public final class Edu: PCIDeviceModel {
     static let firstWideRegister: UInt64 = 0x80
 
     let port: PCIPort
+    let addressMask: UInt64
     let state = Monitor(EduState())
     private let worker: OSThread
 
@@ -45,13 +46,14 @@ public final class Edu: PCIDeviceModel {
 
     private init(port: PCIPort, addressMask: UInt64) throws(Errno) {
         self.port = port
+        self.addressMask = addressMask
         worker = try OSThread(name: "edu") { [state] in
             EduEngine(port: port, state: state, addressMask: addressMask).run()
         }
     }
 
     deinit {
-        state.update { $0.isStopping = true }
+        state.update { $0.activity.isEnding = true }
         worker.join()
     }
 
@@ -79,12 +81,12 @@ public final class Edu: PCIDeviceModel {
 
     public func reset() {
         state.update { state in
-            state = EduState(generation: state.generation + 1, isTransferring: state.isTransferring)
+            state = EduState(after: state)
             port.setInterruptLine(asserted: false)
         }
     }
 
-    public var hasPendingTransactions: Bool { state.withLock { $0.isTransferring } }
+    public var hasPendingTransactions: Bool { state.withLock { $0.activity.isTransferring } }
 }
 
 extension RegisterDeclaration {
@@ -97,16 +99,31 @@ struct EduState {
     var memory = [UInt8](repeating: 0, count: Int(Edu.memoryByteCount))
     /// Counts resets: work that was begun under another number is not the device's any more.
     var generation = 0
-    var isTransferring = false
-    var isStopping = false
+    var activity = Activity()
     /// What a transfer that the driver has started works on.
-    private(set) var transferMemory: GuestMemory?
+    var transferMemory: GuestMemory?
     /// Whether the message for the present interrupt status is still to be sent.
     private var hasNews = false
 
-    init(generation: Int = 0, isTransferring: Bool = false) {
-        self.generation = generation
-        self.isTransferring = isTransferring
+    /// What the thread is doing, which no reset changes.
+    struct Activity {
+        var isWorking = false
+        var isTransferring = false
+        /// Whether the device stands still to be migrated: nothing new is taken up.
+        var isStopped = false
+        /// Counts the times that it was told to stand still. What fails under another number than it began under is done
+        /// again.
+        var stops = 0
+        /// Whether the thread is to end.
+        var isEnding = false
+    }
+
+    init() {}
+
+    /// The state that a reset leaves, or the adoption of another.
+    init(after last: EduState) {
+        generation = last.generation + 1
+        activity = last.activity
     }
 
     mutating func act(on write: RegisterWrite<EduRegister>, memory: GuestMemory?) {

@@ -17,6 +17,8 @@ struct EduEngine {
         let source, destination, byteCount: UInt64
         let isFromDevice: Bool
         let generation: Int
+        /// How often the device had been told to stand still.
+        let stops: Int
         /// The guest memory there was when the driver started the transfer.
         let memory: GuestMemory?
     }
@@ -27,24 +29,28 @@ struct EduEngine {
             case .factorial(let number, let generation): finish(factorial(number), generation)
             case .transfer(let transfer): perform(transfer)
             }
+            state.update { $0.activity.isWorking = false }
         }
     }
 
     /// Waits for something to do; `nil` when the device goes.
     private func nextWork() -> Work? {
         state.wait { state -> Work?? in
-            if state.isStopping { return .some(nil) }
+            if state.activity.isEnding { return .some(nil) }
+            if state.activity.isStopped { return nil }
             let registers = state.registers
             if registers[.dmaCommand] & EduDMACommand.start != 0 {
-                state.isTransferring = true
+                state.activity.isWorking = true
+                state.activity.isTransferring = true
                 return .transfer(
                     Transfer(
                         source: registers[.dmaSource], destination: registers[.dmaDestination],
                         byteCount: registers[.dmaCount],
                         isFromDevice: registers[.dmaCommand] & EduDMACommand.fromDevice != 0,
-                        generation: state.generation, memory: state.transferMemory))
+                        generation: state.generation, stops: state.activity.stops, memory: state.transferMemory))
             }
             if registers[.status] & EduStatus.computing != 0 {
+                state.activity.isWorking = true
                 return .factorial(of: registers[.factorial], generation: state.generation)
             }
             return nil
@@ -79,19 +85,24 @@ struct EduEngine {
         let local = transfer.isFromDevice ? transfer.source : transfer.destination
         let remote = (transfer.isFromDevice ? transfer.destination : transfer.source) & addressMask
         var received: [UInt8]?
+        var hasFailed = false
         if let place = place(of: local, byteCount: transfer.byteCount), !place.isEmpty {
             if transfer.isFromDevice {
                 let bytes = state.withLock { Array($0.memory[place]) }
                 unsafe bytes.withUnsafeBytes { bytes in
-                    unsafe try? transfer.memory?.write(bytes, to: IOVA(rawValue: remote))
+                    let written: Void? = unsafe try? transfer.memory?.write(bytes, to: IOVA(rawValue: remote))
+                    hasFailed = written == nil
                 }
             } else {
                 received = transfer.memory.flatMap { read(remote, byteCount: place.count, from: $0) }
+                hasFailed = received == nil
             }
         }
         state.update { state in
-            state.isTransferring = false
+            state.activity.isTransferring = false
             guard state.generation == transfer.generation else { return }
+            // The transfer is still to be made when the device goes on, here or elsewhere.
+            if hasFailed, state.activity.stops != transfer.stops { return }
             if let received, let place = place(of: local, byteCount: transfer.byteCount) {
                 state.memory.replaceSubrange(place, with: received)
             }

@@ -3,7 +3,7 @@ import PCI
 
 /// A command that a worker has, from the moment its completion slot is reserved.
 struct CommandToken {
-    let generation: Int
+    var generation: Int
     let submissionQueue: QueueID
     let completionQueue: QueueID
 }
@@ -13,17 +13,53 @@ struct Completion {
     let commandID: CommandID
     let status: Status
     let result: UInt32
-    let token: CommandToken
+    var token: CommandToken
+    /// Whether the command was parked, so that its queue does not count it as executing any more.
+    var wasParked = false
 }
 
 /// Something for one worker to do.
 enum Work {
     /// Read the entry at an address, execute it, and complete it.
     case fetch(CommandToken, from: IOVA)
-    /// Complete a command that was parked.
+    /// Complete a command that was parked, or executed already.
     case complete(Completion)
+    /// Take up what a stop has interrupted.
+    case finish(Unfinished)
     /// Make everything durable, because the power may go.
     case shutDown(generation: Int)
+    /// Make everything durable, because another process may open the store.
+    case flushForStop
+}
+
+/// What a stop has interrupted: a fetched command that the host has not been told the end of.
+enum Unfinished {
+    /// A command that has to be executed, perhaps once more: the host has seen nothing of it but changes of its own buffers.
+    case command(SubmissionEntry, CommandToken)
+    /// A command whose completion has its slot and has to be written there, perhaps once more.
+    case posting(Posting, CommandToken)
+
+    var token: CommandToken {
+        switch self {
+        case .command(_, let token), .posting(_, let token): token
+        }
+    }
+
+    var wasParked: Bool {
+        switch self {
+        case .command: false
+        case .posting(let posting, _): posting.wasParked
+        }
+    }
+}
+
+/// What becomes of a completion.
+enum CompletionStep {
+    case write(Posting)
+    /// The controller stands still: it is due when it goes on.
+    case isDue
+    /// Nowhere: a reset has orphaned the command, or the controller has failed.
+    case nowhere
 }
 
 /// What is to be written into a completion queue, and the vector to raise then.
@@ -31,6 +67,7 @@ struct Posting {
     let entry: CompletionEntry
     let address: IOVA
     let vector: Int?
+    var wasParked = false
 }
 
 /// Doorbells.
@@ -62,7 +99,7 @@ extension ControllerState {
     }
 
     /// Puts a submission queue in line if it has a command that nobody is fetching.
-    private mutating func queueUp(_ index: Int) {
+    mutating func queueUp(_ index: Int) {
         guard var queue = operation.submissionQueues[index] else { return }
         guard queue.hasCommands, !queue.isBeingRead, !queue.isInLine, queue.deletion == nil else { return }
         queue.isInLine = true
@@ -94,9 +131,18 @@ extension ControllerState {
 extension ControllerState {
     /// Whether a worker that asks now may get something to do.
     func hasWork(isBusMaster: Bool) -> Bool {
+        if activity.isStopped { return activity.stopFlush == .requested && activity.executing == 0 }
+        let isServing = lifecycle == .ready && isBusMaster
+        if isServing, nextUnfinished != nil { return true }
         if operation.shutdown == .requested { return activity.executing == 0 }
-        guard lifecycle == .ready, isBusMaster else { return false }
+        guard isServing else { return false }
         return !operation.dueCompletions.isEmpty || operation.shutdown == .none && nextInLine != nil
+    }
+
+    /// The place of the interrupted work that is taken up next: the last free worker is for the admin queue alone here, too.
+    private var nextUnfinished: Int? {
+        if activity.executing < identity.ioWorkers { return operation.unfinished.indices.first }
+        return operation.unfinished.firstIndex { $0.token.submissionQueue == .admin }
     }
 
     /// The place in the line of the queue that is served next: the last free worker serves the admin queue alone.
@@ -111,6 +157,15 @@ extension ControllerState {
     /// the end of power: what was fetched later might be written after the flush.
     mutating func nextWork(isBusMaster: Bool) -> Work? {
         guard hasWork(isBusMaster: isBusMaster) else { return nil }
+        if activity.isStopped {
+            activity.stopFlush = .underWay
+            activity.executing += 1
+            return .flushForStop
+        }
+        if lifecycle == .ready, isBusMaster, let place = nextUnfinished {
+            activity.executing += 1
+            return .finish(operation.unfinished.remove(at: place))
+        }
         if operation.shutdown == .requested {
             operation.shutdown = .underWay
             activity.executing += 1
@@ -140,6 +195,36 @@ extension ControllerState {
         return nil
     }
 
+    /// Takes note that a command could not be read: the controller fails, unless it was only stopped; then the command is
+    /// read when it goes on.
+    mutating func didNotRead(_ token: CommandToken, stops: Int) {
+        guard wasStopped(since: stops) else { return didFail(token, wasParked: false) }
+        guard isCurrent(token.generation), let index = index(ofSubmissionQueue: token.submissionQueue) else { return }
+        operation.submissionQueues[index]?.isBeingRead = false
+        if let index = self.index(ofCompletionQueue: token.completionQueue) {
+            operation.completionQueues[index]?.release()
+        }
+        didEnd(token)
+        queueUp(index)
+    }
+
+    /// Takes note that a command cannot be read, or its completion not be written.
+    mutating func didFail(_ token: CommandToken, wasParked: Bool) {
+        guard isCurrent(token.generation) else { return }
+        fail()
+        if !wasParked { didEnd(token) }
+    }
+
+    /// Whether the controller was told to stand still since a piece of work was handed out.
+    func wasStopped(since stops: Int) -> Bool { activity.stops != stops }
+
+    /// Keeps what a stop has interrupted. Its slot stays taken, and its queue counts it as executing.
+    mutating func keep(_ work: Unfinished) {
+        guard isCurrent(work.token.generation) else { return }
+        guard lifecycle == .ready else { return didFail(work.token, wasParked: work.wasParked) }
+        operation.unfinished.append(work)
+    }
+
     /// Frees the slot of a command that has been read, and lets another worker read the next one.
     mutating func didRead(_ token: CommandToken) {
         guard isCurrent(token.generation), let index = index(ofSubmissionQueue: token.submissionQueue) else { return }
@@ -148,25 +233,33 @@ extension ControllerState {
         queueUp(index)
     }
 
-    private mutating func reserveSlot(_ id: QueueID) -> Bool {
+    mutating func reserveSlot(_ id: QueueID) -> Bool {
         guard let index = index(ofCompletionQueue: id) else { return false }
         return operation.completionQueues[index]?.reserve() == true
     }
 
-    /// Takes the place for a completion; `nil` for a command that a reset has orphaned, whose completion goes nowhere.
-    mutating func post(_ completion: Completion) -> Posting? {
+    /// Takes the place for a completion, unless the controller stands still: nothing is completed then.
+    mutating func post(_ completion: Completion) -> CompletionStep {
         guard isCurrent(completion.token.generation), lifecycle == .ready,
-            let index = index(ofCompletionQueue: completion.token.completionQueue),
-            let slot = operation.completionQueues[index]?.takeSlot(),
+            let index = index(ofCompletionQueue: completion.token.completionQueue)
+        else { return .nowhere }
+        if activity.isStopped {
+            operation.dueCompletions.append(completion)
+            return .isDue
+        }
+        guard let slot = operation.completionQueues[index]?.takeSlot(),
             let queue = operation.completionQueues[index]
-        else { return nil }
+        else { return .nowhere }
         let source = self.index(ofSubmissionQueue: completion.token.submissionQueue)
         let head = source.flatMap { operation.submissionQueues[$0]?.head } ?? 0
         let entry = CompletionEntry(
             result: completion.result, submissionQueueHead: UInt16(truncatingIfNeeded: head),
             submissionQueue: completion.token.submissionQueue, commandID: completion.commandID, phase: slot.phase,
             status: completion.status)
-        return Posting(entry: entry, address: slot.address, vector: queue.isInterruptEnabled ? queue.vector : nil)
+        return .write(
+            Posting(
+                entry: entry, address: slot.address, vector: queue.isInterruptEnabled ? queue.vector : nil,
+                wasParked: completion.wasParked))
     }
 
     /// Takes note that a completion can be seen by the host.
@@ -252,7 +345,7 @@ extension ControllerState {
         operation.line.removeAll { $0 == queue.id }
         let token = CommandToken(generation: generation, submissionQueue: .admin, completionQueue: .admin)
         operation.dueCompletions.append(
-            Completion(commandID: command, status: .success, result: 0, token: token))
+            Completion(commandID: command, status: .success, result: 0, token: token, wasParked: true))
     }
 
     private func checkShape(
@@ -304,6 +397,7 @@ extension ControllerState {
     private mutating func completeEventRequest(at index: Int, _ status: Status, _ result: UInt32) {
         let command = operation.events.requests.remove(at: index)
         let token = CommandToken(generation: generation, submissionQueue: .admin, completionQueue: .admin)
-        operation.dueCompletions.append(Completion(commandID: command, status: status, result: result, token: token))
+        operation.dueCompletions.append(
+            Completion(commandID: command, status: status, result: result, token: token, wasParked: true))
     }
 }

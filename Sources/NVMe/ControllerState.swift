@@ -24,7 +24,7 @@ enum Lifecycle: Equatable {
 struct ControllerState {
     let identity: ControllerIdentity
     var registers: RegisterBank<NVMeRegister>
-    private(set) var lifecycle = Lifecycle.disabled
+    var lifecycle = Lifecycle.disabled
     /// Counts resets. Work that was taken up under another number is not the controller's any more.
     private(set) var generation = 0
     var operation: Operation
@@ -39,8 +39,11 @@ struct ControllerState {
         var completionQueues: [CompletionQueue?] = [nil]
         /// Submission queues that may have a command to fetch, longest waiting first.
         var line: [QueueID] = []
-        /// Completions without a worker: parked commands whose time has come. Their slots are reserved.
+        /// Completions without a worker: parked commands whose time has come, and commands that were executed when the
+        /// controller was stopped. Their slots are reserved.
         var dueCompletions: [Completion] = []
+        /// What a stop has interrupted, to be taken up again before anything else.
+        var unfinished: [Unfinished] = []
         var events = Events()
         var features: Features
         var maskedVectors: UInt32 = 0
@@ -63,9 +66,20 @@ struct ControllerState {
         var executing = 0
         /// Workers that wait, the last to go to sleep at the end.
         var idleWorkers: [Int] = []
-        var isStopping = false
+        var isEnding = false
+        /// Whether the controller stands still to be migrated: nothing is taken up, nothing completed.
+        var isStopped = false
+        /// Counts the times that it was told to stand still. What fails under another number than it was taken up under
+        /// is done again.
+        var stops = 0
+        /// What stands still has been written: everything is durable, for whoever opens the store next.
+        var stopFlush = StopFlush.none
         /// The level of the interrupt line as the function was last told.
         var isLineShown = false
+    }
+
+    enum StopFlush {
+        case none, requested, underWay, done, failed
     }
 
     init(_ identity: ControllerIdentity) {
@@ -189,6 +203,16 @@ extension ControllerState {
 
     /// Whether work that was taken up in `generation` is still the controller's.
     func isCurrent(_ generation: Int) -> Bool { generation == self.generation }
+
+    /// Puts the state of another controller into the place of this one's; what the workers are doing is theirs.
+    mutating func adopt(_ other: ControllerState) {
+        generation += 1
+        registers = other.registers
+        lifecycle = other.lifecycle
+        history = other.history
+        operation = other.operation
+        operation.tag(with: generation)
+    }
 }
 
 /// Interrupts.

@@ -1,3 +1,5 @@
+import DeviceModel
+
 /// Events that a host wants to be told of, and its requests to be told.
 struct Events {
     /// Requests that wait for an event, longest waiting first.
@@ -35,5 +37,43 @@ struct Events {
         case .health: maskedTypes.remove(AsynchronousEvent.temperatureThreshold.type)
         case .supportedLogPages, .firmwareSlot, .commandEffects, .featureEffects, .managementCommandEffects: break
         }
+    }
+}
+
+extension Events {
+    func save(into writer: inout StateWriter) {
+        writer.append(count: requests.count)
+        for request in requests { writer.append(request.rawValue) }
+        writer.append(UInt64(count))
+        for event in AsynchronousEvent.allCases {
+            writer.append(UInt64(lastNumbers[event, default: 0]))
+            writer.append(maskedTypes.contains(event.type))
+        }
+        writer.append(count: pending.count)
+        for event in pending { writer.append(event.rawValue) }
+    }
+
+    init(from reader: inout StateReader) throws(StateError) {
+        for _ in 0..<(try reader.count(atMost: ControllerIdentity.eventRequestLimit, "event requests")) {
+            requests.append(CommandID(rawValue: try reader.integer()))
+        }
+        count = try Self.number(from: &reader)
+        for event in AsynchronousEvent.allCases {
+            lastNumbers[event] = try Self.number(from: &reader)
+            if try reader.flag("event type") { maskedTypes.insert(event.type) }
+        }
+        for _ in 0..<(try reader.count(atMost: AsynchronousEvent.allCases.count, "events")) {
+            guard let event = AsynchronousEvent(rawValue: try reader.integer()), !pending.contains(event) else {
+                throw .impossible("event")
+            }
+            pending.append(event)
+        }
+    }
+
+    /// A number of events, with room to count on.
+    private static func number(from reader: inout StateReader) throws(StateError) -> Int {
+        let number = try reader.integer(UInt64.self)
+        guard number < 1 << 48 else { throw .impossible("number of events") }
+        return Int(number)
     }
 }

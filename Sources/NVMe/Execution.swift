@@ -7,12 +7,16 @@ struct Execution {
         case ended(Status, result: UInt32)
         /// Completed later, by an event or when a queue has drained.
         case parked
+        /// To be executed again, because the controller was stopped: guest memory may have failed for no fault of the host.
+        case interrupted
     }
 
     let engine: NVMeEngine
     let token: CommandToken
     let entry: SubmissionEntry
     let memory: CommandMemory
+    /// How often the controller had been told to stand still when the command was handed out.
+    let stops: Int
 
     func run() -> Outcome {
         do throws(Status) {
@@ -20,6 +24,8 @@ struct Execution {
             guard !entry.isFused, !entry.usesScatterGatherList else { throw .invalidField }
             return token.submissionQueue == .admin ? try runAdminCommand() : try runNVMCommand()
         } catch {
+            // No command changes the controller before its last access to guest memory, so it can be executed anew.
+            if error == .dataTransferError, engine.wasStopped(since: stops) { return .interrupted }
             if error.isLogged { log(error) }
             return .ended(error, result: 0)
         }

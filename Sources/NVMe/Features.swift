@@ -1,3 +1,5 @@
+import DeviceModel
+
 /// The current values of the features that a host can set; a new value is the set of defaults.
 struct Features {
     private let queuePairs: Int
@@ -91,4 +93,32 @@ struct Features {
 
     /// How many queues of each kind the host may create.
     var queueCounts: QueueCounts { allocated }
+}
+
+extension Features {
+    func save(into writer: inout StateWriter) {
+        writer.append(count: allocated.submissionQueues)
+        writer.append(count: allocated.completionQueues)
+        writer.append(overTemperature)
+        writer.append(underTemperature)
+        writer.append(errorRecoveryTime)
+        writer.append(isWriteCacheEnabled)
+        writer.append(disablesNormalAtomicity)
+        writer.append(eventConfiguration)
+    }
+
+    init(queuePairs: Int, from reader: inout StateReader) throws(StateError) {
+        self.init(queuePairs: queuePairs)
+        allocated = QueueCounts(
+            submissionQueues: try reader.count(atMost: queuePairs, "number of queues"),
+            completionQueues: try reader.count(atMost: queuePairs, "number of queues"))
+        try reader.require(allocated.submissionQueues > 0 && allocated.completionQueues > 0, "number of queues")
+        overTemperature = try reader.integer()
+        underTemperature = try reader.integer()
+        errorRecoveryTime = try reader.integer()
+        isWriteCacheEnabled = try reader.flag("write cache")
+        disablesNormalAtomicity = try reader.flag("write atomicity")
+        eventConfiguration = try reader.integer()
+        try reader.require(eventConfiguration & ~Features.criticalWarnings == 0, "event configuration")
+    }
 }

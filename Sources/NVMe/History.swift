@@ -1,3 +1,4 @@
+import DeviceModel
 import LinuxHost
 
 /// What the controller remembers of its life, across resets but not longer than its process.
@@ -6,6 +7,8 @@ struct History {
     /// Newest first, at most `ControllerIdentity.errorLogEntryCount`.
     private var errors: [ErrorInformation] = []
     private let start = MonotonicInstant.now
+    /// How long the controller had been on before, in a process that it has left.
+    private var earlierNanoseconds: Int64 = 0
 
     /// Records an error, which is told of by its status or by an event.
     mutating func log(
@@ -35,9 +38,12 @@ struct History {
         var health = health
         health.hasTemperatureWarning = hasTemperatureWarning
         health.temperatureKelvin = ControllerIdentity.temperatureKelvin
-        health.powerOnHours = UInt64(start.elapsedNanoseconds / (3600 * 1_000_000_000))
+        health.powerOnHours = UInt64(nanosecondsOn / (3600 * 1_000_000_000))
         return health.bytes
     }
+
+    /// Neither part exceeds a quarter of what the sum can hold.
+    private var nanosecondsOn: Int64 { earlierNanoseconds + start.elapsedNanoseconds }
 
     /// The error information log page: entries that were never used are zero.
     var errorBytes: [UInt8] {
@@ -48,4 +54,52 @@ struct History {
 
 extension MonotonicInstant {
     fileprivate var elapsedNanoseconds: Int64 { MonotonicInstant.now.nanoseconds - nanoseconds }
+}
+
+extension History {
+    /// Counters have room to count on for ever.
+    private static let limit: UInt64 = 1 << 61
+
+    func save(into writer: inout StateWriter) {
+        for counter in counters { writer.append(health[keyPath: counter]) }
+        writer.append(UInt64(nanosecondsOn))
+        writer.append(count: errors.count)
+        for error in errors {
+            writer.append(error.number)
+            writer.append(error.submissionQueue.rawValue)
+            writer.append(error.commandID != nil)
+            writer.append(error.commandID?.rawValue ?? 0)
+            writer.append(error.status.rawValue)
+            writer.append(error.block)
+            writer.append(error.namespace.rawValue)
+        }
+    }
+
+    init(from reader: inout StateReader) throws(StateError) {
+        for counter in counters {
+            health[keyPath: counter] = try reader.integer()
+            try reader.require(health[keyPath: counter] < Self.limit, "health counter")
+        }
+        let nanoseconds = try reader.integer(UInt64.self)
+        try reader.require(nanoseconds < Self.limit, "time of power")
+        earlierNanoseconds = Int64(nanoseconds)
+        for _ in 0..<(try reader.count(atMost: ControllerIdentity.errorLogEntryCount, "error log")) {
+            errors.append(try Self.error(from: &reader))
+        }
+    }
+
+    private var counters: [WritableKeyPath<HealthInformation, UInt64>] {
+        [\.unitsRead, \.unitsWritten, \.readCommands, \.writeCommands, \.mediaErrors, \.errorLogEntries]
+    }
+
+    private static func error(from reader: inout StateReader) throws(StateError) -> ErrorInformation {
+        let number = try reader.integer(UInt64.self)
+        let queue = QueueID(rawValue: try reader.integer())
+        let hasCommand = try reader.flag("error log")
+        let command = CommandID(rawValue: try reader.integer())
+        return ErrorInformation(
+            number: number, submissionQueue: queue, commandID: hasCommand ? command : nil,
+            status: try Status(from: &reader), block: try reader.integer(),
+            namespace: NamespaceID(rawValue: try reader.integer()))
+    }
 }

@@ -12,7 +12,7 @@ public import PCI
 /// security, directives, reservations, Write Uncorrectable, Copy, metadata and protection information, scatter-gather
 /// lists, controller memory buffer, shadow doorbells, weighted arbitration, keep-alive.
 public final class NVMeController: PCIDeviceModel {
-    private let engine: NVMeEngine
+    let engine: NVMeEngine
     private let workers: [OSThread]
 
     /// A function with the controller behind it.

@@ -14,13 +14,17 @@ final class NVMeEngine: Sendable {
     let port: PCIPort
     let store: any BlockStore
     let identity: ControllerIdentity
-    private let state: Monitor<ControllerState>
+    let options: NVMeController.Options
+    let state: Monitor<ControllerState>
+    /// Woken when the workers have come to rest after a stop; taken before `state`.
+    let rest = Monitor(())
     /// One for each worker, set to wake it.
     private let alarms: [Monitor<Bool>]
 
     init(port: PCIPort, store: any BlockStore, options: NVMeController.Options) {
         self.port = port
         self.store = store
+        self.options = options
         identity = ControllerIdentity(options, store: store)
         state = Monitor(ControllerState(identity))
         alarms = (0..<identity.workerCount).map { _ in Monitor(false) }
@@ -91,7 +95,7 @@ extension NVMeEngine {
 
     /// Lets every worker end what it does and then return from `run`.
     func stop() {
-        state.withLock { $0.activity.isStopping = true }
+        state.withLock { $0.activity.isEnding = true }
         for alarm in alarms { alarm.update { $0 = true } }
     }
 }
@@ -106,18 +110,21 @@ extension NVMeEngine {
         while true {
             let next = update { state -> Next in
                 if hadWork { state.didEndWork() }
-                if state.activity.isStopping { return .stop }
-                if let work = state.nextWork(isBusMaster: port.isBusMaster) { return .work(work, port.memory) }
+                if state.activity.isEnding { return .stop }
+                if let work = state.nextWork(isBusMaster: port.isBusMaster) {
+                    return .work(work, port.memory, stops: state.activity.stops)
+                }
                 state.activity.idleWorkers.append(number)
-                return .sleep
+                return .sleep(isAtRest: state.activity.isStopped && state.activity.executing == 0)
             }
             switch next {
             case .stop: return
-            case .work(let work, let memory):
+            case .work(let work, let memory, let stops):
                 hadWork = true
-                perform(work, memory.map { CommandMemory(store: store, guest: $0) })
-            case .sleep:
+                perform(work, memory.map { CommandMemory(store: store, guest: $0) }, stops)
+            case .sleep(let isAtRest):
                 hadWork = false
+                if isAtRest { rest.update { _ in } }
                 alarms[number].wait { isSet in
                     defer { isSet = false }
                     return isSet ? () : nil
@@ -127,41 +134,67 @@ extension NVMeEngine {
     }
 
     private enum Next {
-        case stop, sleep
-        case work(Work, GuestMemory?)
+        case stop
+        case sleep(isAtRest: Bool)
+        case work(Work, GuestMemory?, stops: Int)
     }
 
-    private func perform(_ work: Work, _ memory: CommandMemory?) {
+    /// - Parameter stops: how often the controller had been told to stand still when the work was handed out.
+    private func perform(_ work: Work, _ memory: CommandMemory?, _ stops: Int) {
         switch work {
         case .fetch(let token, let address):
             guard let memory, let entry = memory.readEntry(at: address) else {
-                update { state in
-                    if state.isCurrent(token.generation) { state.fail() }
-                    state.didEnd(token)
-                }
+                update { $0.didNotRead(token, stops: stops) }
                 return
             }
             update { $0.didRead(token) }
-            let outcome = Execution(engine: self, token: token, entry: entry, memory: memory).run()
-            if case .ended(let status, let result) = outcome {
-                let completion = Completion(commandID: entry.commandID, status: status, result: result, token: token)
-                complete(completion, memory)
+            execute(entry, token, memory, stops)
+        case .finish(.command(let entry, let token)):
+            guard let memory else {
+                update { $0.didFail(token, wasParked: false) }
+                return
             }
-            update { $0.didEnd(token) }
-        case .complete(let completion): complete(completion, memory)
+            execute(entry, token, memory, stops)
+        case .finish(.posting(let posting, let token)): write(posting, token, memory, stops)
+        case .complete(let completion): complete(completion, memory, stops)
         case .shutDown(let generation): shutDown(generation)
+        case .flushForStop: flushForStop(stops)
+        }
+    }
+
+    private func execute(_ entry: SubmissionEntry, _ token: CommandToken, _ memory: CommandMemory, _ stops: Int) {
+        switch Execution(engine: self, token: token, entry: entry, memory: memory, stops: stops).run() {
+        case .ended(let status, let result):
+            let completion = Completion(commandID: entry.commandID, status: status, result: result, token: token)
+            complete(completion, memory, stops)
+        case .parked: update { $0.didEnd(token) }
+        case .interrupted: update { $0.keep(.command(entry, token)) }
         }
     }
 
     /// Tells the host. A queue whose memory cannot be reached leaves the controller no way but its status register.
-    private func complete(_ completion: Completion, _ memory: CommandMemory?) {
-        guard let posting = update({ $0.post(completion) }) else { return }
+    private func complete(_ completion: Completion, _ memory: CommandMemory?, _ stops: Int) {
+        switch update({ $0.post(completion) }) {
+        case .write(let posting): write(posting, completion.token, memory, stops)
+        case .isDue: break
+        case .nowhere: if !completion.wasParked { update { $0.didEnd(completion.token) } }
+        }
+    }
+
+    private func write(_ posting: Posting, _ token: CommandToken, _ memory: CommandMemory?, _ stops: Int) {
         guard let memory, memory.write(posting.entry, at: posting.address) else {
-            update { if $0.isCurrent(completion.token.generation) { $0.fail() } }
+            update { state in
+                if state.wasStopped(since: stops) {
+                    state.keep(.posting(posting, token))
+                } else {
+                    state.didFail(token, wasParked: posting.wasParked)
+                }
+            }
             return
         }
-        let mayInterrupt = update { $0.didPost(posting, completion.token) }
+        let mayInterrupt = update { $0.didPost(posting, token) }
         if mayInterrupt, let vector = posting.vector { port.notify(vector) }
+        if !posting.wasParked { update { $0.didEnd(token) } }
     }
 
     private func shutDown(_ generation: Int) {

@@ -1,4 +1,5 @@
 import DMA
+import DeviceModel
 
 /// A ring of commands in guest memory.
 ///
@@ -113,6 +114,73 @@ struct CompletionQueue {
         head = Int(value)
         visible -= acknowledged
         return true
+    }
+}
+
+extension CompletionQueue {
+    func address(ofSlot number: Int) -> IOVA { base.slot(number, byteCount: CompletionEntry.byteCount) }
+
+    /// The number of the slot at an address that `takeSlot` has given.
+    func slotNumber(at address: IOVA) -> Int { Int(address.rawValue - base.rawValue) / CompletionEntry.byteCount }
+
+    /// Takes note that a slot that was taken has not been written.
+    ///
+    /// - Returns: whether that can be: no more are taken than the host has not acknowledged, or all of them once more if
+    ///   it has acknowledged what it cannot have seen.
+    mutating func willWrite() -> Bool {
+        guard visible > -entryCount else { return false }
+        visible -= 1
+        return true
+    }
+
+    func save(into writer: inout StateWriter) {
+        writer.append(id.rawValue)
+        writer.append(base.rawValue)
+        writer.append(count: entryCount)
+        writer.append(count: vector)
+        writer.append(isInterruptEnabled)
+        writer.append(count: head)
+        writer.append(count: tail)
+        writer.append(phase)
+    }
+
+    /// A queue with nothing reserved, and all that the host has not acknowledged written.
+    init(from reader: inout StateReader) throws(StateError) {
+        self.init(
+            id: QueueID(rawValue: try reader.integer()), base: IOVA(rawValue: try reader.integer()),
+            entryCount: try reader.count(atMost: AdminQueueAttributes.maximumEntryCount, "queue size"),
+            vector: try reader.count(atMost: Int(UInt16.max), "interrupt vector"),
+            isInterruptEnabled: try reader.flag("interrupt of a queue"))
+        head = try reader.count(atMost: entryCount - 1, "head of a queue")
+        tail = try reader.count(atMost: entryCount - 1, "tail of a queue")
+        phase = try reader.flag("phase")
+        visible = unacknowledged
+    }
+}
+
+extension SubmissionQueue {
+    func save(into writer: inout StateWriter) {
+        writer.append(id.rawValue)
+        writer.append(base.rawValue)
+        writer.append(count: entryCount)
+        writer.append(completionQueue.rawValue)
+        writer.append(count: head)
+        writer.append(count: tail)
+        writer.append(deletion != nil)
+        writer.append(deletion?.rawValue ?? 0)
+    }
+
+    /// A queue of which nothing is executing.
+    init(from reader: inout StateReader) throws(StateError) {
+        self.init(
+            id: QueueID(rawValue: try reader.integer()), base: IOVA(rawValue: try reader.integer()),
+            entryCount: try reader.count(atMost: AdminQueueAttributes.maximumEntryCount, "queue size"),
+            completionQueue: QueueID(rawValue: try reader.integer()))
+        head = try reader.count(atMost: entryCount - 1, "head of a queue")
+        tail = try reader.count(atMost: entryCount - 1, "tail of a queue")
+        let isBeingDeleted = try reader.flag("deletion of a queue")
+        let command = CommandID(rawValue: try reader.integer())
+        deletion = isBeingDeleted ? command : nil
     }
 }
 

@@ -4,7 +4,7 @@
 /// keeps the table itself, as QEMU does, no access to it ever arrives and every entry would look masked as after reset;
 /// so the masks of the table count only once the client has written to it, and then through every reset.
 struct MSIXTable: Sendable {
-    private static let entryByteCount = 16
+    static let entryByteCount = 16
     /// Which bits of an entry can be written: the address but for its two low bits, the data, the mask bit.
     private static let writable: [UInt8] =
         [0xfc, 0xff, 0xff, 0xff] + [UInt8](repeating: 0xff, count: 8) + [0x01, 0x00, 0x00, 0x00]
@@ -54,6 +54,19 @@ struct MSIXTable: Sendable {
             let mask = Self.writable[(offset + byte) % Self.entryByteCount]
             bytes[offset + byte] = bytes[offset + byte] & ~mask | value.byte(byte) & mask
         }
+    }
+
+    func entry(_ vector: Int) -> ArraySlice<UInt8> {
+        bytes[vector * Self.entryByteCount..<(vector + 1) * Self.entryByteCount]
+    }
+
+    /// Sets a whole entry without counting it as the client's doing.
+    ///
+    /// - Returns: `false` when it has bits that no entry has.
+    mutating func setEntry(_ vector: Int, _ entry: [UInt8]) -> Bool {
+        guard zip(entry, Self.writable).allSatisfy({ $0 & ~$1 == 0 }) else { return false }
+        bytes.replaceSubrange(vector * Self.entryByteCount..<(vector + 1) * Self.entryByteCount, with: entry)
+        return true
     }
 
     /// The pending bits, vector 0 in bit 0, as `byteCount` (at most 8) bytes from `offset` on.

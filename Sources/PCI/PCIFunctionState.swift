@@ -2,13 +2,15 @@ import DeviceModel
 
 /// A function's configuration space, MSI-X table and interrupt line: all that reset rebuilds.
 struct PCIFunctionState: Sendable {
-    private let description: PCIDescription
+    let description: PCIDescription
     var configuration: RegisterBank<ConfigurationRegister>
     var msixTable: MSIXTable
     /// What the device does to its line, whether or not anybody hears of it. The device lowers it when it is reset.
     var isLineAsserted = false
     /// MSI vectors that were raised while they could not be told.
-    private var msiPending: UInt64 = 0
+    var msiPending: UInt64 = 0
+    /// Whether the function stands still to be migrated: it starts no access and tells no interrupt.
+    var isStopped = false
 
     init(_ description: PCIDescription) {
         self.init(
@@ -16,7 +18,7 @@ struct PCIFunctionState: Sendable {
             MSIXTable(vectorCount: description.msix?.vectorCount ?? 0, isProgrammed: false))
     }
 
-    private init(
+    init(
         _ description: PCIDescription, _ configuration: RegisterBank<ConfigurationRegister>, _ msixTable: MSIXTable
     ) {
         self.description = description
@@ -25,13 +27,16 @@ struct PCIFunctionState: Sendable {
     }
 
     mutating func reset() {
+        let wasStopped = isStopped
         self = PCIFunctionState(
             description, RegisterBank(configuration.map),
             MSIXTable(vectorCount: msixTable.vectorCount, isProgrammed: msixTable.isProgrammed))
+        // Whether it goes on is not the guest's to say.
+        isStopped = wasStopped
     }
 
     var isBusMaster: Bool {
-        configuration[.command] & Command.busMaster != 0 && isPoweredOn
+        configuration[.command] & Command.busMaster != 0 && isPoweredOn && !isStopped
     }
 
     /// Whether the function is in D0; in D3hot it answers in configuration space only and starts nothing.
@@ -116,6 +121,7 @@ extension PCIFunctionState {
     /// Tells whatever may be told: pending vectors that nothing masks, and the line. A message is a write to memory, so
     /// it needs the bus master bit; the line does not. In D3hot a function interrupts nobody.
     mutating func deliver(to interrupts: InterruptSet) {
+        guard !isStopped else { return }
         let usesMSIX = usesMSIX(interrupts)
         let usesMSI = usesMSI(interrupts)
         if usesMSIX, isBusMaster, configuration[.msixControl] & MSIXControl.functionMask == 0 {

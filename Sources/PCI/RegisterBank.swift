@@ -15,7 +15,7 @@ public struct RegisterWrite<ID: Hashable & Sendable>: Sendable {
 /// A value: reset makes a new one, so that no register can be forgotten.
 public struct RegisterBank<ID: Hashable & Sendable>: Sendable {
     public let map: RegisterMap<ID>
-    private var bytes: [UInt8]
+    var bytes: [UInt8]
 
     /// Every register at its reset value.
     public init(_ map: RegisterMap<ID>) {

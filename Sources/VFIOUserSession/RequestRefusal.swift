@@ -1,4 +1,5 @@
 public import DMA
+public import DeviceModel
 public import LinuxHost
 public import VFIOUserNegotiation
 public import VFIOUserWire
@@ -30,6 +31,17 @@ public enum RequestRefusal: Error, Hashable, Sendable {
     case outOfOrder(Command)
     /// The range would cut a mapping in two.
     case splitsMapping
+    /// No way leads from one state of migration to another.
+    case noTransition(from: MigrationState, to: MigrationState)
+    /// Something that the device does not do in its state of migration.
+    case wrongState(MigrationState)
+    /// The device could not be brought to rest, and goes on. The only refusals after which something may have changed are
+    /// this one and the next: the device is in another state of migration, which the client can ask for.
+    case notStopped(StopFailure)
+    /// What was written is not a state that the device can take.
+    case badState(StateError)
+    case loggingIsOn
+    case loggingIsOff
 
     /// The Linux error number for the reply, always positive.
     public var errorNumber: Int32 {
@@ -39,9 +51,11 @@ public enum RequestRefusal: Error, Hashable, Sendable {
         case .memory(let error): error.errno
         case .descriptor(let error): error.rawValue
         case .forbiddenAccess: Errno.notPermitted.rawValue
+        case .notStopped(let failure): failure.errno.rawValue
         case .lostDescriptors, .tooManyDescriptors, .noSuchRegion, .outsideRegion, .noSuchInterrupt,
             .unsupportedInterruptChange,
-            .tooManyBytes, .unsupportedFeature, .outOfOrder, .splitsMapping:
+            .tooManyBytes, .unsupportedFeature, .outOfOrder, .splitsMapping, .noTransition, .wrongState, .badState,
+            .loggingIsOn, .loggingIsOff:
             Errno.invalidArgument.rawValue
         }
     }

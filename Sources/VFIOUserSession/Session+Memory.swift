@@ -44,7 +44,8 @@ extension Session {
     /// Removes every mapping in a range, of which there may be any number or none, and answers when the device has let
     /// go of them all. QEMU unmaps ranges that cover many maps, and some that it never mapped.
     func unmap(_ request: UnmapDMA, _ header: MessageHeader, _ reply: inout SessionReply) throws(RequestRefusal) {
-        // Dirty pages are not tracked, so there is no bitmap to give.
+        // Of an older edition of the standard, and never sent by the clients there are. Whoever wants to know of dirty pages
+        // logs writes, and asks before it unmaps.
         guard request.dirtyBitmap == nil else { throw .unsupportedFeature }
         switch request.scope {
         case .everything: try unmap(.everything)

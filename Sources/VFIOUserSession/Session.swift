@@ -33,6 +33,8 @@ public struct Session: ~Copyable {
     let space: IOAddressSpace
     let objects = MemoryObjectCache()
     let clientMemory: ClientMemory
+    /// `nil` for a device that cannot migrate.
+    var migration: Migration?
     private var phase = Phase.awaitingVersion
     private let offer: ServerOffer
     let limits: SessionLimits
@@ -69,6 +71,12 @@ public struct Session: ~Copyable {
         space = IOAddressSpace(configuration)
         self.device = device
         self.clientMemory = clientMemory
+        migration = Migration(device)
+        var offer = offer
+        if migration != nil {
+            offer.migration = .init(
+                pageSize: DMALoggingReport.minimumPageSize, maximumBitmapSize: UInt64(Self.maximumAccess))
+        }
         self.offer = offer
         self.limits = limits
         Self.check(device.doorbells, of: device.regions)
@@ -80,6 +88,9 @@ public struct Session: ~Copyable {
         if case .ended = phase { return }
         phase = .ended
         clientMemory.close()
+        stopLogging()
+        // What a stopped device still had to do may be done by another process by now.
+        if let machine = migration?.machine, !machine.isRunning { reset() }
         device.detach()
         device.interrupts.disconnectAll()
         givenDoorbells = []
@@ -165,19 +176,28 @@ public struct Session: ~Copyable {
         case .getRegionIODescriptors(let request): try describeIODescriptors(request, header, &reply)
         case .getInterruptInfo(let request): try describeInterrupt(request, header, &reply)
         case .setInterrupts(let request): try setInterrupts(request, payload, &descriptors)
-        case .readRegion(let request): try readRegion(request, header, &reply)
-        case .writeRegion(let request): try writeRegion(request, payload, header, &reply)
-        case .writeRegions(let request): try writeRegions(request, payload, header, &reply)
+        case .readRegion(let request):
+            try requireRegionAccess()
+            try readRegion(request, header, &reply)
+        case .writeRegion(let request):
+            try requireRegionAccess()
+            try writeRegion(request, payload, header, &reply)
+        case .writeRegions(let request):
+            try requireRegionAccess()
+            try writeRegions(request, payload, header, &reply)
         case .resetDevice: reset()
-        // Migration is not offered, so none of its messages is expected; see the checklist's S84 to S89.
-        case .deviceFeature, .readMigrationData, .writeMigrationData: throw .unsupportedFeature
+        case .deviceFeature(let request): try useFeature(request, payload, header, &reply)
+        case .readMigrationData(let request): try readMigrationData(request, header, &reply)
+        case .writeMigrationData(let request): try writeMigrationData(request, payload)
         }
         reply.completeIfEmpty(header)
     }
 
     /// Requests to the client end first: the client may be unable to answer them before it has the reply to this.
-    private func reset() {
+    private mutating func reset() {
+        let device = device
         clientMemory.withoutTransfers { device.reset() }
+        migration?.didReset()
     }
 }
 

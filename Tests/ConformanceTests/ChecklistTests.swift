@@ -13,8 +13,6 @@ import Testing
     /// Why a number has no test here.
     private static let elsewhere: [Int: String] = [
         19: "About time, which no test here judges; that replies do not wait for device work is S60 and S62.",
-        87: "Migration is not offered; that it is refused is S89.",
-        88: "Dirty pages are not tracked; that the logging features are refused is S86 and S89, the bitmap S52.",
         105: "Memory is not protected against a client that shrinks it unless it seals it; see `MemoryObject`.",
         107: "The guest tests' work.",
         108: "cloud-hypervisor is not among the machines that the tests start.",

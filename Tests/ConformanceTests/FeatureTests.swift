@@ -31,8 +31,10 @@ private typealias Operation = Payload.FeatureOperation
     }
 
     @Test(arguments: 0..<16 as Range<UInt32>)
-    func `S86 S89 no feature exists, whether it is asked for, set or only probed`(feature: UInt32) throws {
-        try withPeer(of: Edu.makeFunction()) { peer in
+    func `S86 S89 a device that cannot migrate has no feature, whether it is asked for, set or only probed`(
+        feature: UInt32
+    ) throws {
+        try withPeer(of: VectorDevice.makeFunction()) { peer in
             for operation in [
                 Operation.get, Operation.set, Operation.probe, Operation.probe | Operation.get,
                 Operation.probe | Operation.set, Operation.probe | Operation.get | Operation.set,
@@ -44,8 +46,31 @@ private typealias Operation = Payload.FeatureOperation
         }
     }
 
-    @Test func `S89 migration data are neither given nor taken`() throws {
+    @Test(arguments: 0..<16 as Range<UInt32>)
+    func `S84 S86 a device that migrates has the features of migration, and repeats the question for them`(
+        feature: UInt32
+    ) throws {
+        let (get, set) = (Operation.get, Operation.set)
+        let supported: [UInt32: [UInt32]] = [1: [get], 2: [get, set, get | set], 6: [set], 7: [set], 8: [get]]
         try withPeer(of: Edu.makeFunction()) { peer in
+            for operations in [0, get, set, get | set] {
+                let payload = Payload.feature(feature, Operation.probe | operations, argsz: 40, bytes(.zeros(24)))
+                let reply = try peer.call(Number.deviceFeature, payload)
+                let isSupported = supported[feature].map { operations == 0 || $0.contains(operations) } ?? false
+                #expect(reply.error == (isSupported ? nil : invalid))
+                if isSupported { #expect(reply.payload == payload) }
+            }
+            // What a feature does not do is refused, too, when it is asked for.
+            for operation in [get, set] where supported[feature]?.contains(operation) != true {
+                let reply = try peer.call(
+                    Number.deviceFeature, Payload.feature(feature, operation, argsz: 40, bytes(.zeros(24))))
+                #expect(reply.error == invalid)
+            }
+        }
+    }
+
+    @Test func `S89 a device that cannot migrate neither gives nor takes migration data`() throws {
+        try withPeer(of: VectorDevice.makeFunction()) { peer in
             let read = try peer.call(Number.readMigrationData, bytes(.u32(4096), .u32(1024)))
             #expect(read.error == invalid)
             let write = try peer.call(Number.writeMigrationData, bytes(.u32(12), .u32(4), .u32(0)))

@@ -152,8 +152,20 @@ import Testing
             #expect(text.contains(#""max_dma_maps":65535"#))
             #expect(text.contains(#""pgsizes":4096"#))
             #expect(text.contains(#""write_multiple":true"#))
-            // Not offered, and one client cannot read it without a page size.
-            #expect(!text.contains("migration"))
+            // One client cannot read it without a page size, QEMU takes a bitmap of 256 MiB at most.
+            #expect(text.contains(#""migration":{"pgsize":4096,"max_bitmap_size":1048576}"#))
+        }
+    }
+
+    @Test func `S31 S32 migration is in the answer when the device can and the client has named it`() throws {
+        try withPeer(of: Edu.makeFunction(), negotiated: false) { peer in
+            #expect(try !peer.negotiate(#"{"capabilities":{"max_msg_fds":16}}"#).capabilities.contains("migration"))
+            // The standard knows the features without the capability.
+            try peer.succeed(
+                Number.deviceFeature, Payload.feature(1, Payload.FeatureOperation.get, argsz: 16, bytes(.zeros(8))))
+        }
+        try withPeer(of: VectorDevice.makeFunction(), negotiated: false) { (peer) throws in
+            #expect(try !peer.negotiate().capabilities.contains("migration"))
         }
     }
 

@@ -39,7 +39,7 @@ enum House {
         "VFIOUserClient": Rule(["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         "VFIOUserCheck": Rule(["JSONText", "LinuxHost"], others: ["Glibc"]),
         "BlockStorage": Rule(["LinuxHost"]),
-        "NVMe": Rule(["BlockStorage", "DMA", "LinuxHost", "PCI"], others: ["Synchronization"]),
+        "NVMe": Rule(["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"], others: ["Synchronization"]),
         "Edu": Rule(["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         "outboard": .everything,
     ]

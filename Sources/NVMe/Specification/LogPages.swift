@@ -122,7 +122,7 @@ enum ConstantLogPages {
 }
 
 /// Something the host asked to be told of. Base specification 2.0, section 5.2
-enum AsynchronousEvent: Hashable {
+enum AsynchronousEvent: UInt8, CaseIterable {
     case invalidDoorbellRegister
     case invalidDoorbellValue
     case temperatureThreshold

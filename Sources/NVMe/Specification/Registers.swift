@@ -147,6 +147,8 @@ struct ControllerStatus: OptionSet {
 
 /// The sizes of the admin queues. `AQA`
 struct AdminQueueAttributes {
+    static let maximumEntryCount = 4096
+
     let submissionEntryCount, completionEntryCount: Int
 
     init(_ value: UInt64) {
