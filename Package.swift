@@ -48,15 +48,15 @@ let package = Package(
             "VFIOUserServer",
             ["DMA", "DeviceModel", "LinuxHost", "VFIOUserSession", "VFIOUserTransport", "VFIOUserWire"]),
         library("VFIOUserClient", ["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
-        library("VFIOUserRecording", ["LinuxHost", "VFIOUserTransport", "VFIOUserWire"]),
+        library("VFIOUserRecording", ["JSONText", "LinuxHost", "VFIOUserTransport", "VFIOUserWire"]),
         library("BlockStorage", ["LinuxHost"]),
         library("NVMe", ["BlockStorage", "DMA", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "LinuxHost", "PCI"]),
         .executableTarget(
             name: "outboard",
             dependencies: [
-                "BlockStorage", "Configuration", "DeviceModel", "Edu", "LinuxHost", "NVMe", "VFIOUserRecording",
-                "VFIOUserServer", "VFIOUserWire",
+                "BlockStorage", "Configuration", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe",
+                "VFIOUserRecording", "VFIOUserServer", "VFIOUserWire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
