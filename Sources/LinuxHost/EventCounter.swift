@@ -25,6 +25,9 @@ public final class EventCounter: Sendable {
     /// The descriptor, for polling; valid as long as the counter lives.
     public var rawDescriptor: Int32 { descriptor.rawValue }
 
+    /// A second descriptor for the counter, to hand to a peer.
+    public func duplicate() throws(Errno) -> OwnedDescriptor { try descriptor.duplicate() }
+
     /// Adds one. Never blocks: a counter at its limit stays there, and its reader will find it non-zero anyway.
     ///
     /// The counter may be a peer's blocking one, whose flags are not ours to change; hence the question before the
