@@ -454,10 +454,10 @@ local function match(pinfo, tree, key, is_reply)
             local request = table.remove(queue, 1)
             if request then
                 partners[request.frame] = { frame = pinfo.number }
-                partners[pinfo.number] = { frame = request.frame, time = pinfo.abs_ts - request.time }
+                partners[pinfo.number] = { frame = request.frame, time = pinfo.rel_ts - request.time }
             end
         else
-            table.insert(queue, { frame = pinfo.number, time = pinfo.abs_ts })
+            table.insert(queue, { frame = pinfo.number, time = pinfo.rel_ts })
         end
     end
     local partner = partners[pinfo.number]

@@ -33,6 +33,7 @@ struct ReplayRun: ~Copyable {
     private var main: ReplaySocket
     private var twin: TwinBox?
     private var memory = ReplayMemory()
+    private var unstored: [RecordedMemory] = []
     private var outstanding: [Outstanding] = []
     /// Reads to be repeated, and when.
     private var again: [(at: MonotonicInstant, Outstanding)] = []
@@ -65,14 +66,16 @@ struct ReplayRun: ~Copyable {
             var first: UInt64?
             for step in script.steps {
                 switch step {
-                case .store(let memory): try act { (run) throws(Errno) in try run.memory.store(memory) }
+                case .store(let memory): unstored.append(memory)
                 case .send(let command):
                     time = command.time
                     try keepPace(start, &first, time, &replay)
+                    try store()
                     try send(command, &replay)
                 case .sendFragment(let fragment, let at):
                     time = at
                     try keepPace(start, &first, time, &replay)
+                    try store()
                     try sendWhole(fragment, &replay)
                 case .awaitReply(let number):
                     time = script.replies[number].time
@@ -107,6 +110,15 @@ struct ReplayRun: ~Copyable {
         hasRequest[number] = true
         replay.differ(
             at: recorded.time, "the server did not ask within \(options.patience): \(Self.name(recorded.message))")
+    }
+
+    /// Brings memory to where it was when the next message went out, and no sooner: the device may still be reading it.
+    private mutating func store() throws(End) {
+        let memories = unstored
+        unstored = []
+        try act { (run) throws(Errno) in
+            for memory in memories { try run.memory.store(memory) }
+        }
     }
 
     /// With the recording's pace, waits for the time of a message, serving the server meanwhile.
