@@ -92,6 +92,12 @@ let package = Package(
             ],
             path: "Tests/Benchmarks/Benchmarks",
             swiftSettings: house),
+        tests(
+            "VFIOUserRecordingTests",
+            [
+                "BlockStorage", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI", "VFIOUserClient",
+                "VFIOUserRecording", "VFIOUserServer", "VFIOUserTransport", "VFIOUserWire",
+            ], exclude: ["Fixtures"]),
         tests("ToolTests", ["LinuxHost", "outboard"]),
         tests("TidyTests", ["Edu", "NVMe", "PCI"]),
         tests(

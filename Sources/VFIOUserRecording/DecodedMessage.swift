@@ -179,7 +179,9 @@ extension DecodedMessage {
         for index in VersionMessage.capabilitiesOffset..<payload.count { text.append(payload[index]) }
         // A text that lacks its end, or that is none, is shown as it is; negotiation refuses it.
         if text.last == 0 { text.removeLast() }
-        if !text.isEmpty { fields.append(Field(name: "version.capabilities", value: .text(String(decoding: text, as: UTF8.self)))) }
+        if !text.isEmpty {
+            fields.append(Field(name: "version.capabilities", value: .text(String(decoding: text, as: UTF8.self))))
+        }
     }
 
     private mutating func add(_ unmap: UnmapDMA) {

@@ -108,7 +108,8 @@ public final class Recorder: Sendable {
 
     func append(_ event: RecordedEvent, to conversation: UInt16) {
         let entry = RecordingEntry(
-            time: UInt64(MonotonicInstant.now.nanoseconds - start.nanoseconds), conversation: conversation, event: event)
+            time: UInt64(MonotonicInstant.now.nanoseconds - start.nanoseconds), conversation: conversation, event: event
+        )
         let outcome = state.withLock { state -> (wakes: Bool, overflows: Bool) in
             guard !state.isClosed else { return (false, false) }
             let before = state.writer.bytes.count

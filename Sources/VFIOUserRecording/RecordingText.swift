@@ -40,7 +40,8 @@ extension RecordingEntry {
         case .message(let message): return start + message.line
         case .fragment(let message): return start + message.arrow + " fragment \(hexadecimal(message.bytes[...]))"
         case .memory(let memory):
-            return start + "memory #\(memory.number) at 0x\(String(memory.offset, radix: 16)): \(memory.bytes.count) bytes"
+            return start
+                + "memory #\(memory.number) at 0x\(String(memory.offset, radix: 16)): \(memory.bytes.count) bytes"
         case .disconnected(.clientLeft): return start + "the client left"
         case .disconnected(.serverClosed): return start + "the server closed"
         case .disconnected(.failed(let number)): return start + "the socket failed with error \(number)"
@@ -128,7 +129,9 @@ extension RecordedMessage {
             }
         }
         members.append(
-            .init("fields", .object(values.map { .init($0.name, $0.values.count == 1 ? $0.values[0] : .array($0.values)) })))
+            .init(
+                "fields",
+                .object(values.map { .init($0.name, $0.values.count == 1 ? $0.values[0] : .array($0.values)) })))
         if let error = decoded.error { members.append(.init("error", .string("\(error)"))) }
         return members
     }

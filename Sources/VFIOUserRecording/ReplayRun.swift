@@ -26,6 +26,7 @@ struct ReplayRun: ~Copyable {
 
     /// How long to leave the device alone before its register is read again.
     private static let pause = Duration.milliseconds(2)
+    private static let maximumMissedRequests = 3
 
     private let script: ReplayScript
     private let options: Replay.Options
@@ -40,6 +41,7 @@ struct ReplayRun: ~Copyable {
     private var hasReply: [Bool]
     private var hasRequest: [Bool]
     private var firstOpenRequest = 0
+    private var missedRequests = 0
     private var interest: Poller.Interest = .readable
 
     private final class TwinBox {
@@ -104,8 +106,10 @@ struct ReplayRun: ~Copyable {
     }
 
     private mutating func awaitRequest(_ number: Int, _ replay: inout Replay) throws(End) {
-        let deadline = MonotonicInstant.after(options.patience)
-        if try wait(until: deadline, &replay, { $0.hasRequest[number] }) { return }
+        // A device that does other work than it did is not waited for again and again.
+        let patience = missedRequests < Self.maximumMissedRequests ? options.patience : .zero
+        if try wait(until: .after(patience), &replay, { $0.hasRequest[number] }) { return }
+        missedRequests += 1
         let recorded = script.requests[number]
         hasRequest[number] = true
         replay.differ(

@@ -120,7 +120,9 @@ extension RegionAccess {
 extension RecordedMessage {
     /// Whether this is a command that writes to what `access` reads.
     fileprivate func writes(to access: RegionAccess) -> Bool {
-        guard let header = try? MessageHeader(parsing: bytes.span), header.byteCount == bytes.count else { return false }
+        guard let header = try? MessageHeader(parsing: bytes.span), header.byteCount == bytes.count else {
+            return false
+        }
         let payload = bytes.span.extracting(MessageHeader.byteCount..<bytes.count)
         switch try? Request(parsing: payload, command: header.command) {
         case .writeRegion(let write): return write.overlaps(access)

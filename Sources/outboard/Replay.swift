@@ -5,7 +5,8 @@ import VFIOUserRecording
 /// `outboard replay FILE --socket-path PATH`
 struct ReplayCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "replay", abstract: "Play the client's half of a recording to a server, and compare what it answers.",
+        commandName: "replay",
+        abstract: "Play the client's half of a recording to a server, and compare what it answers.",
         discussion: """
             Answers must be the same byte for byte, but for what this says is allowed. Ends with status 0 when they are, \
             and with 1 when they are not.
