@@ -154,7 +154,9 @@ local Reader = {}
 Reader.__index = Reader
 
 local function reader(buffer, offset, tree)
-    return setmetatable({ buffer = buffer, offset = offset, tree = tree, complete = true }, Reader)
+    -- Of a message that is too long for a capture, what is missing is not its sender's fault.
+    local is_cut = buffer:reported_len() > buffer:len()
+    return setmetatable({ buffer = buffer, offset = offset, tree = tree, complete = true, is_cut = is_cut }, Reader)
 end
 
 function Reader:left()
@@ -166,7 +168,7 @@ function Reader:has(count)
     if self.complete and self:left() >= count then return true end
     if self.complete then
         self.complete = false
-        self.tree:add_proto_expert_info(malformed, "ends too early")
+        if not self.is_cut then self.tree:add_proto_expert_info(malformed, "ends too early") end
     end
     return false
 end
@@ -531,7 +533,7 @@ function vfio_user.dissector(buffer, pinfo, root)
     if is_error then header:add("errno", 4) else header:skip(4) end
     local name = COMMANDS[command] or "command " .. command
     local info = name .. (is_reply and " reply" or "")
-    if size ~= buffer:len() - offset then
+    if size ~= buffer:reported_len() - offset then
         tree:add_proto_expert_info(malformed, "the stated size is not the packet's")
     end
     if flags % 16 > 1 then

@@ -24,9 +24,13 @@ public struct FileSnapshot: ~Copyable {
 
     /// Looks at the pages in `range` again.
     ///
-    /// - Parameter changed: told the offset and the bytes of each run of pages that differ from what was seen before.
-    /// - Throws: what `lseek(2)` and `pread(2)` answer.
-    public mutating func update(_ range: Range<Int64>, changed: (Int64, [UInt8]) -> Void) throws(Errno) {
+    /// - Parameters:
+    ///   - limit: how many bytes of the whole file may be kept.
+    ///   - changed: told the offset and the bytes of each run of pages that differ from what was seen before.
+    /// - Throws: what `lseek(2)` and `pread(2)` answer; `ENOSPC` when there is more to keep.
+    public mutating func update(
+        _ range: Range<Int64>, keepingAtMost limit: Int = .max, changed: (Int64, [UInt8]) -> Void
+    ) throws(Errno) {
         var block = range.lowerBound / Self.blockSize
         while block * Self.blockSize < range.upperBound {
             let start = max(block * Self.blockSize, range.lowerBound)
@@ -35,6 +39,7 @@ public struct FileSnapshot: ~Copyable {
                 let data = try nextData(from: start)
                 guard data < range.upperBound else { return }
                 block = data / Self.blockSize
+                if blocks[block] == nil, keptByteCount >= limit { throw .noSpace }
             }
             let first = max(block * Self.blockSize, range.lowerBound) / Self.pageSize * Self.pageSize
             let end = min((block + 1) * Self.blockSize, range.upperBound)

@@ -84,13 +84,12 @@ struct MemoryWatch {
             var seen: Int64 = 0
             for range in ranges where range.upperBound > seen {
                 let part = max(seen, range.lowerBound)..<range.upperBound
-                try file.snapshot.update(part) { offset, bytes in
+                try file.snapshot.update(part, keepingAtMost: Self.maximumKeptByteCount - kept) { offset, bytes in
                     changed(RecordedMemory(number: number, offset: UInt64(offset), bytes: bytes))
                 }
                 seen = range.upperBound
             }
             kept += file.snapshot.keptByteCount
         }
-        if kept > Self.maximumKeptByteCount { throw .noSpace }
     }
 }

@@ -18,8 +18,8 @@ struct MessageAssembler {
         let lostDescriptors: Bool
     }
 
-    /// More than any session takes: what ends a connection is the session's to say, and this must not know better.
-    private static let maximumMessageSize = Int(UInt32.max)
+    /// How much handed-out room may be left in front before the rest is moved there.
+    private static let maximumGap = 64 << 10
 
     private var pending: [UInt8] = []
     /// How much of `pending` has been handed out.
@@ -28,14 +28,20 @@ struct MessageAssembler {
     private var position = 0
     private var arrivals: [Arrival] = []
     private var isBroken = false
-    private let framer = MessageFramer(maximumMessageSize: maximumMessageSize)
+    private let framer: MessageFramer
+
+    /// - Parameter maximumMessageSize: unless told otherwise more than any session takes: what ends a connection is the
+    ///   session's to say, and a recorder must not know better. Room is taken for what has arrived, not for what is stated.
+    init(maximumMessageSize: Int = Int(UInt32.max)) {
+        framer = MessageFramer(maximumMessageSize: maximumMessageSize)
+    }
 
     /// Takes bytes as one call sent or received them.
     mutating func append(_ bytes: some Collection<UInt8>, _ descriptors: [RecordedDescriptor], lost: Bool) {
-        if start == pending.count {
+        if start == pending.count || start > Self.maximumGap {
             position += start
+            pending.removeSubrange(..<start)
             start = 0
-            pending.removeAll(keepingCapacity: true)
         }
         pending.append(contentsOf: bytes)
         if !descriptors.isEmpty || lost {

@@ -24,6 +24,8 @@ public struct PacketCapture {
     /// `epb_flags`: bits 0 and 1 are the direction, 1 inbound and 2 outbound.
     private static let flagsOption: UInt16 = 2
     private static let pseudoHeaderVersion: UInt8 = 1
+    /// Wireshark refuses a file with more in one packet; the rest of such a packet is left out.
+    private static let maximumPacketByteCount = 256 << 10
 
     public private(set) var bytes: [UInt8] = []
     private var wallClock: UInt64 = 0
@@ -38,7 +40,7 @@ public struct PacketCapture {
         block(Self.interfaceDescription) { body in
             body.append(Self.linkType)
             body.append(UInt16(0))
-            body.append(UInt32(0))  // packets are whole
+            body.append(UInt32(Self.maximumPacketByteCount))
             body.append(Self.timeResolution.option)
             body.append(UInt16(1))
             body.append(UInt32(Self.timeResolution.value))
@@ -81,9 +83,10 @@ public struct PacketCapture {
             body.append(UInt32(0))
             body.append(UInt32(truncatingIfNeeded: time >> 32))
             body.append(UInt32(truncatingIfNeeded: time))
+            let captured = packet.bytes.prefix(Self.maximumPacketByteCount)
+            body.append(UInt32(captured.count))
             body.append(UInt32(packet.bytes.count))
-            body.append(UInt32(packet.bytes.count))
-            body.bytes += packet.bytes
+            body.bytes += captured
             body.pad()
             body.append(Self.flagsOption)
             body.append(UInt16(4))

@@ -106,6 +106,12 @@ public final class Recorder: Sendable {
         if isFirst { thread.join() }
     }
 
+    /// Appends memory, of which there may be more than may wait: whoever asked for it waits for the file instead.
+    func append(_ memory: RecordedMemory, to conversation: UInt16) {
+        _ = state.wait { $0.isClosed || $0.writer.bytes.count < Self.maximumWaitingByteCount / 2 ? true : nil }
+        append(.memory(memory), to: conversation)
+    }
+
     func append(_ event: RecordedEvent, to conversation: UInt16) {
         let entry = RecordingEntry(
             time: UInt64(MonotonicInstant.now.nanoseconds - start.nanoseconds), conversation: conversation, event: event
@@ -156,11 +162,11 @@ public final class Recorder: Sendable {
             let deadline = MonotonicInstant.after(patience)
             _ = state.wait { $0.isClosed || !$0.writer.bytes.isEmpty ? true : nil }
             _ = state.wait(until: deadline) { $0.isClosed || $0.writer.bytes.count >= batchByteCount ? true : nil }
-            let (bytes, isLast) = state.withLock { ($0.writer.removeAll(), $0.isClosed) }
+            let (bytes, isLast) = state.update { ($0.writer.removeAll(), $0.isClosed) }
             do throws(Errno) {
                 try box.write(bytes, at: position)
             } catch {
-                state.withLock { state in
+                state.update { state in
                     state.isClosed = true
                     _ = state.writer.removeAll()
                 }

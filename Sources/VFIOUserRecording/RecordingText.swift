@@ -35,7 +35,7 @@ extension RecordingEntry {
         let padded = String(repeating: "0", count: 6 - micros.count) + micros
         let start = String(repeating: " ", count: max(0, 4 - seconds.count)) + "\(seconds).\(padded) \(conversation) "
         switch event {
-        case .served(let what, _): return start + "serving \(what)"
+        case .served(let what, _): return start + "serving \(what.harmless)"
         case .connected: return start + "connected"
         case .message(let message): return start + message.line
         case .fragment(let message): return start + message.arrow + " fragment \(hexadecimal(message.bytes[...]))"
@@ -167,7 +167,7 @@ extension DecodedMessage.Value {
         switch self {
         case .number(let number): "\(number)"
         case .bits(let number): "0x" + String(number, radix: 16)
-        case .text(let text): text
+        case .text(let text): text.harmless
         case .bytes(let bytes): hexadecimal(bytes[...])
         }
     }
@@ -178,6 +178,23 @@ extension DecodedMessage.Value {
         case .text(let text): .string(text)
         case .bytes(let bytes): .string(hexadecimal(bytes[...], atMost: .max))
         }
+    }
+}
+
+extension String {
+    /// The text on one line, with nothing in it that a terminal obeys.
+    fileprivate var harmless: String {
+        var text = ""
+        for scalar in unicodeScalars {
+            if scalar.properties.generalCategory == .control || scalar.properties.generalCategory == .lineSeparator
+                || scalar.properties.generalCategory == .paragraphSeparator
+            {
+                text += scalar.escaped(asASCII: true)
+            } else {
+                text.unicodeScalars.append(scalar)
+            }
+        }
+        return text
     }
 }
 

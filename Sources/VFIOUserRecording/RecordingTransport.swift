@@ -101,7 +101,7 @@ final class RecordingTransport: Transport {
     }
 
     private func write(_ memory: RecordedMemory) {
-        recorder.append(.memory(memory), to: conversation)
+        recorder.append(memory, to: conversation)
     }
 
     private func recorded(_ message: MessageAssembler.Assembled, _ direction: RecordedDirection) -> RecordedMessage {

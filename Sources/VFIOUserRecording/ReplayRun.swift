@@ -27,6 +27,9 @@ struct ReplayRun: ~Copyable {
     /// How long to leave the device alone before its register is read again.
     private static let pause = Duration.milliseconds(2)
     private static let maximumMissedRequests = 3
+    private static let maximumUnsettled = 8
+    /// The longest pause that is kept: a time in a damaged file may be centuries away.
+    private static let maximumPause = Duration.seconds(600)
 
     private let script: ReplayScript
     private let options: Replay.Options
@@ -42,6 +45,8 @@ struct ReplayRun: ~Copyable {
     private var hasRequest: [Bool]
     private var firstOpenRequest = 0
     private var missedRequests = 0
+    /// Registers that never had the recorded value.
+    private var unsettled = 0
     private var interest: Poller.Interest = .readable
 
     private final class TwinBox {
@@ -135,7 +140,7 @@ struct ReplayRun: ~Copyable {
         let elapsed = MonotonicInstant.now.nanoseconds - start
         let rest = Int64(clamping: time > begin ? time - begin : 0).subtractingReportingOverflow(elapsed)
         guard !rest.overflow, rest.partialValue > 0 else { return }
-        _ = try wait(until: .after(.nanoseconds(rest.partialValue)), &replay) { _ in false }
+        _ = try wait(until: .after(min(.nanoseconds(rest.partialValue), Self.maximumPause)), &replay) { _ in false }
     }
 
     private mutating func send(_ command: ReplayScript.Command, _ replay: inout Replay) throws(End) {
@@ -256,12 +261,14 @@ extension ReplayRun {
             if script.isLaterValue(data, of: access, after: number) {
                 replay.allow(.ahead)
             } else {
-                let limit = waiting.settledBy ?? .after(options.settling)
+                // Where nothing settles, waiting for it over and over tells nothing new.
+                let limit = waiting.settledBy ?? .after(unsettled < Self.maximumUnsettled ? options.settling : .zero)
                 if MonotonicInstant.now < limit {
                     waiting.settledBy = limit
                     again.append((.after(Self.pause), waiting))
                     return
                 }
+                unsettled += 1
                 replay.differ(at: recorded.time, Self.contrast(message, recorded.message))
             }
         } else {

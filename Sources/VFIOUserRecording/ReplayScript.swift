@@ -124,7 +124,8 @@ extension RecordedMessage {
             return false
         }
         let payload = bytes.span.extracting(MessageHeader.byteCount..<bytes.count)
-        switch try? Request(parsing: payload, command: header.command) {
+        guard let request = try? Request(parsing: payload, command: header.command) else { return false }
+        switch request {
         case .writeRegion(let write): return write.overlaps(access)
         case .writeRegions(let writes):
             return (0..<writes.count).contains { index in
@@ -132,7 +133,9 @@ extension RecordedMessage {
                 return RegionAccess(offset: write.offset, region: write.region, count: write.count).overlaps(access)
             }
         case .resetDevice: return true
-        default: return false
+        case .version, .mapDMA, .unmapDMA, .getDeviceInfo, .getRegionInfo, .getRegionIODescriptors, .getInterruptInfo,
+            .setInterrupts, .readRegion, .deviceFeature, .readMigrationData, .writeMigrationData:
+            return false
         }
     }
 }

@@ -3,7 +3,10 @@ import LinuxHost
 /// A socket that the replay talks over, never waiting for one direction alone.
 struct ReplaySocket: ~Copyable {
     let socket: UNIXSocket
-    private var incoming = MessageAssembler()
+    /// The longest message of a server: the largest transfer that a client agrees to, and what comes before its data.
+    private static let maximumMessageSize = (64 << 20) + 64
+
+    private var incoming = MessageAssembler(maximumMessageSize: maximumMessageSize)
     private var outgoing: [UInt8] = []
     private var buffer = [UInt8](repeating: 0, count: 64 << 10)
     /// A second socket that came along and was not taken.

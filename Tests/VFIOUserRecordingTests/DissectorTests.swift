@@ -113,6 +113,16 @@ private enum Tshark {
         #expect(result.lines.contains { $0.contains("ends too early") })
     }
 
+    @Test func `a message too long for a capture is cut, and not told as broken`() throws {
+        let long = MessageWriter.message(.writeRegion) { writer in
+            RegionAccess(offset: 0x10, region: 1, count: 1 << 20).write(to: &writer)
+            writer.appendZeros(1 << 20)
+        }
+        let next = MessageWriter.message(.resetDevice)
+        let lines = try fields(["access.count", "malformed", "command"], of: capture(entries([long, next])))
+        #expect(lines == [["1048576", "", "10"], ["", "", "13"]])
+    }
+
     @Test func `a packet that is none of ours raises no error in it`() throws {
         // The last message's pseudo-header says more descriptors than there are, then a layout of its own.
         var bytes = capture(entries([MessageWriter.message(.resetDevice)]))
