@@ -8,14 +8,14 @@ final class RunningTool {
     private let directory: String
     private let process = Process()
 
-    init(standardOutput: FileHandle = .nullDevice, standardError: FileHandle = .nullDevice) throws {
+    init(
+        options: [String] = [], standardOutput: FileHandle = .nullDevice, standardError: FileHandle = .nullDevice
+    ) throws {
         directory = FileManager.default.temporaryDirectory.path + "/outboard-\(UUID().uuidString.prefix(8))"
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
         socketPath = directory + "/socket"
-        // The tool is built next to the tests.
-        process.executableURL = URL(fileURLWithPath: CommandLine.arguments[0])
-            .deletingLastPathComponent().appendingPathComponent("outboard")
-        process.arguments = ["serve", "edu", "--socket-path", socketPath]
+        process.executableURL = RunningTool.program
+        process.arguments = ["serve", "edu", "--socket-path", socketPath] + options
         process.standardOutput = standardOutput
         process.standardError = standardError
         try process.run()
@@ -23,10 +23,20 @@ final class RunningTool {
 
     deinit {
         if process.isRunning {
-            kill(process.processIdentifier, SIGKILL)
-            process.waitUntilExit()
+            kill()
         }
         try? FileManager.default.removeItem(atPath: directory)
+    }
+
+    /// The tool is built next to the tests.
+    static var program: URL {
+        URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent("outboard")
+    }
+
+    /// Ends it at once, with whatever it is doing.
+    func kill() {
+        Glibc.kill(process.processIdentifier, SIGKILL)
+        process.waitUntilExit()
     }
 
     var socketExists: Bool { FileManager.default.fileExists(atPath: socketPath) }
