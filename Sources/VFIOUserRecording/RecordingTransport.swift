@@ -111,7 +111,7 @@ final class RecordingTransport: Transport {
     }
 
     private func fail(_ error: Errno) {
-        guard error != .wouldBlock else { return }
+        guard error != .wouldBlock, error != .interrupted else { return }
         state.withLock { $0.ending = .failed(error.rawValue) }
     }
 

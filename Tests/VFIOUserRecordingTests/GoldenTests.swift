@@ -27,14 +27,13 @@ import VFIOUserWire
         var replay = Replay()
         let entries = try golden.entries()
         try serving(try golden.device()) { socket in
-            try replay.play(entries, conversation: 1, over: socket)
+            try replay.play(entries, conversation: 1, over: socket, options: .patient)
         }
         #expect(replay.differenceCount == 0, "\(replay.differences)")
         let fromServer = entries.compactMap(\.message).count { $0.direction == .toClient }
         #expect(replay.matchedCount == fromServer)
-        // Registers that change by themselves are all that may differ, and they are few.
-        #expect(replay.allowed[.unrecorded] == nil)
-        #expect(replay.allowed.values.reduce(0, +) < 100)
+        // Registers that change by themselves, and what the device does by itself, are all that may differ.
+        #expect(Set(replay.allowed.keys).isSubset(of: [.settled, .ahead, .requestOrder]))
     }
 
     /// The same message, from the value that it was read as.

@@ -218,7 +218,7 @@ import VFIOUserWire
                     entries.lastIndex { $0.message?.direction == .toServer && $0.message?.bytes[2] == 10 })
                 let end = try #require(entries.lastIndex { $0.event == .disconnected(.clientLeft) })
                 entries.insert(entries[last], at: end)
-                try replay.play(entries, conversation: 1, over: socket)
+                try replay.play(entries, conversation: 1, over: socket, options: .patient)
             }
         }
         #expect(replay.differences.isEmpty, "\(replay.differences)")

@@ -56,6 +56,16 @@ extension RecordingEntry {
     }
 }
 
+extension Replay.Options {
+    /// For what a server does in the end, however busy the machine is.
+    static let patient: Replay.Options = {
+        var options = Replay.Options()
+        options.patience = .seconds(120)
+        options.settling = .seconds(120)
+        return options
+    }()
+}
+
 /// Serves a device over a socket pair while `body` runs with the other end.
 func serving(
     _ device: any Device, decorate: @escaping @Sendable (UNIXSocket) -> any Transport = { $0 },
