@@ -71,6 +71,7 @@ let package = Package(
             ["DMA", "DeviceModel", "LinuxHost", "VFIOUserSession", "VFIOUserTransport", "VFIOUserWire"]),
         library("VFIOUserClient", ["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         library("VFIOUserCheck", ["JSONText", "LinuxHost"]),
+        library("VFIOUserRecording", ["JSONText", "LinuxHost", "VFIOUserTransport", "VFIOUserWire"]),
         library("BlockStorage", ["LinuxHost"]),
         library("NVMe", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
@@ -78,7 +79,8 @@ let package = Package(
             name: "outboard",
             dependencies: [
                 "BlockStorage", "Configuration", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe",
-                "VFIOUserCheck", "VFIOUserClient", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserWire",
+                "VFIOUserCheck", "VFIOUserClient", "VFIOUserNegotiation", "VFIOUserRecording", "VFIOUserServer",
+                "VFIOUserWire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -130,6 +132,12 @@ let package = Package(
         tests("ToolTests", ["JSONText", "LinuxHost", "outboard"]),
         tests(
             "VFIOUserCheckTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "VFIOUserCheck", "VFIOUserServer"]),
+        tests(
+            "VFIOUserRecordingTests",
+            [
+                "BlockStorage", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI", "VFIOUserClient",
+                "VFIOUserRecording", "VFIOUserServer", "VFIOUserTransport", "VFIOUserWire",
+            ], exclude: ["Fixtures"]),
         tests("TidyTests", ["Edu", "NVMe", "PCI"]),
         tests(
             "VFIOUserClientTests",

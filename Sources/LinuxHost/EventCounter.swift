@@ -51,7 +51,7 @@ public final class EventCounter: Sendable {
 extension OwnedDescriptor {
     /// Whether the open file behind the descriptor is an eventfd. The kernel names it in `/proc`, and nothing else can
     /// have that name: the path of a file on disk begins with a slash.
-    fileprivate var isEventCounter: Bool {
+    var isEventCounter: Bool {
         var target = [UInt8](repeating: 0, count: 64)
         let count = unsafe shim_read_link("/proc/self/fd/\(rawValue)", &target, target.count)
         return count > 0 && target.prefix(count).elementsEqual("anon_inode:[eventfd]".utf8)

@@ -105,7 +105,7 @@ extension Session {
     /// The region of an access, all of which must lie in it.
     private func check(_ index: UInt32, _ offset: UInt64, _ count: Int) throws(RequestRefusal) -> Region {
         let region = try region(index)
-        guard count <= agreement?.receiving.maximumTransferSize ?? limits.transferSize else { throw .tooManyBytes }
+        guard count <= maximumIncoming else { throw .tooManyBytes }
         guard offset <= region.byteCount, UInt64(count) <= region.byteCount - offset else { throw .outsideRegion }
         return region
     }

@@ -10,7 +10,8 @@ import VFIOUserWire
 extension Session {
     /// Bytes of data in one message that both sides take.
     private var maximumData: Int {
-        min(Self.maximumAccess, agreement?.sending.maximumTransferSize ?? Self.maximumAccess)
+        guard let agreement else { return limits.transferSize }
+        return min(agreement.receiving.maximumTransferSize, agreement.sending.maximumTransferSize)
     }
 
     mutating func useFeature(
@@ -103,7 +104,7 @@ extension Session {
         _ request: MigrationData, _ payload: Span<UInt8>
     ) throws(RequestRefusal) {
         guard migration != nil else { throw .unsupportedFeature }
-        guard request.count <= Self.maximumAccess else { throw .tooManyBytes }
+        guard request.count <= maximumIncoming else { throw .tooManyBytes }
         let start = MigrationData.dataOffset
         try migration?.write(payload.extracting(start..<start + request.count))
     }

@@ -52,6 +52,9 @@ public struct Session: ~Copyable {
         if case .serving(let agreement) = phase { agreement } else { nil }
     }
 
+    /// Bytes of data that one message of the client may carry, or ask for.
+    var maximumIncoming: Int { agreement?.receiving.maximumTransferSize ?? limits.transferSize }
+
     /// Attaches the device to a new, empty address space.
     ///
     /// - Parameter offer: what the client is told that the server can do, with its numbers taken from `limits`.
@@ -72,10 +75,9 @@ public struct Session: ~Copyable {
         self.device = device
         self.clientMemory = clientMemory
         migration = Migration(device)
-        var offer = offer
         if migration != nil {
             offer.migration = .init(
-                pageSize: DMALoggingReport.minimumPageSize, maximumBitmapSize: UInt64(Self.maximumAccess))
+                pageSize: DMALoggingReport.minimumPageSize, maximumBitmapSize: UInt64(limits.transferSize))
         }
         self.offer = offer
         self.limits = limits

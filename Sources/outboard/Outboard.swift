@@ -8,7 +8,7 @@ struct Outboard: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "outboard",
         abstract: "PCI devices for QEMU that live outside QEMU's process.",
-        subcommands: [Serve.self, Devices.self, Probe.self, Check.self])
+        subcommands: [Serve.self, Devices.self, Probe.self, Check.self, Decode.self, ReplayCommand.self])
 
     /// Usage errors end with status 64 and anything else that goes wrong with 1; both say what it is in one line.
     static func main() {

@@ -3,6 +3,7 @@ import Configuration
 import Glibc
 import LinuxHost
 import Logging
+import VFIOUserRecording
 import VFIOUserServer
 import VFIOUserWire
 
@@ -71,6 +72,8 @@ struct ServeOptions: ParsableArguments {
         })
     var logLevel = Logger.Level.notice
 
+    @OptionGroup var recording: RecordingOptions
+
     /// Whether the socket may still come from the configuration file.
     var mayLackSocket: Bool { config != nil }
 
@@ -117,7 +120,7 @@ extension ServeOptions {
         case (nil, let descriptor?, _), (nil, nil, .descriptor(let descriptor)): endpoint = .descriptor(descriptor)
         case (nil, nil, nil): throw Failure(message: "\(config ?? ""): names no socket, and neither did an option")
         }
-        return Service(deviceName: deviceName, endpoint: endpoint, logLevel: logLevel)
+        return Service(deviceName: deviceName, endpoint: endpoint, logLevel: logLevel, recording: recording)
     }
 
     /// The bytes of a file of reasonable size.
@@ -150,10 +153,12 @@ struct Service {
     let deviceName: String
     let endpoint: Endpoint
     let logger: Logger
+    private let recording: RecordingOptions
 
-    init(deviceName: String, endpoint: Endpoint, logLevel: Logger.Level) {
+    init(deviceName: String, endpoint: Endpoint, logLevel: Logger.Level, recording: RecordingOptions) {
         self.deviceName = deviceName
         self.endpoint = endpoint
+        self.recording = recording
         var logger = Logger(label: deviceName) { StandardErrorLog(label: $0) }
         logger.logLevel = logLevel
         self.logger = logger
@@ -223,7 +228,9 @@ struct Service {
         _ announcement: String, _ signals: borrowing SignalQueue, _ makeDevices: () throws -> DeviceSupply,
         _ work: @escaping @Sendable (Server, EventCounter) -> Void
     ) throws {
-        let server = Server(devices: try makeDevices(), report: report)
+        let recorder = try recording.recorder(of: deviceName, logger)
+        defer { recorder?.finish() }
+        let server = Server(devices: try makeDevices(), report: report) { recorder?.transport(over: $0) ?? $0 }
         let (stop, ended) = (try EventCounter(), try EventCounter())
         let thread = try OSThread(name: "connection") {
             work(server, stop)

@@ -1,6 +1,6 @@
 import Foundation
-import LinuxHost
 import Glibc
+import LinuxHost
 
 /// The tool as a process of its own, serving `edu` at a path in a directory that goes with it.
 final class RunningTool {
@@ -23,16 +23,19 @@ final class RunningTool {
     }
 
     deinit {
-        if process.isRunning {
-            kill(process.processIdentifier, SIGKILL)
-            process.waitUntilExit()
-        }
+        if process.isRunning { kill() }
         try? FileManager.default.removeItem(atPath: directory)
     }
 
     /// The tool is built next to the tests.
     static var executable: URL {
         URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent("outboard")
+    }
+
+    /// Ends it at once, with whatever it is doing.
+    func kill() {
+        Glibc.kill(process.processIdentifier, SIGKILL)
+        process.waitUntilExit()
     }
 
     /// Runs the tool to its end, and answers with its status and what it printed.

@@ -93,6 +93,9 @@ def _parser() -> _Parser:
     parser.add_argument(
         "--reference", action="store_true", help="the same scenario on QEMU's own device, for comparison"
     )
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="record what QEMU and the backend say (a second one: FILE.2)"
+    )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave logs and images in DIR")
     parser.add_argument(
         "--accel", choices=("auto", "tcg", "kvm"), default="auto", help="how QEMU runs the guest (default: auto)"
@@ -118,7 +121,8 @@ def _provide(options: argparse.Namespace) -> Provision:
         accelerator = "kvm" if works else "tcg"
     say(f"QEMU {qemu.version} with {accelerator.upper()}")
     accelerator = {"tcg": "tcg,thread=multi"}.get(accelerator, accelerator)
-    return Provision(qemu.command, accelerator, kernel.image, initramfs.base, initramfs.with_fio, backend)
+    record = options.record.resolve() if options.record else None
+    return Provision(qemu.command, accelerator, kernel.image, initramfs.base, initramfs.with_fio, backend, record)
 
 
 def _backend(existing: Path | None) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from guestlab.storage import Image
 from guestlab.transcript import Transcript
 
 FIRST_SLOT = 3
+TOOL_LIMIT = 120.0
 
 # What the kernel says about QEMU's own nvme, by its PCI identity, and must not have reason to say about ours.
 QUIRKS_OF_THE_REFERENCE = ("nvme nvme.*: Ignoring bogus Namespace Identifiers",)
@@ -29,6 +31,7 @@ class Provision:
     initramfs: Path
     initramfs_with_fio: Path
     backend: Path | None  # None: QEMU's own devices stand in for ours
+    record: Path | None = None  # where the first backend writes down what it and QEMU say
 
 
 class Device:
@@ -101,6 +104,7 @@ class Lab:
         read_only: bool = False,
         block_size: int = 512,
         client_options: Mapping[str, object] = MappingProxyType({}),
+        recording: Path | None = None,
     ) -> Disk:
         """Serves `name`.img as an NVMe disk with the serial number `name`; the image is created if it is absent.
 
@@ -120,7 +124,7 @@ class Lab:
         drive += ",read-only=on" if read_only else ""
         blocks = f"logical_block_size={block_size},physical_block_size={block_size}"
         reference = ["-drive", drive, "-device", f"nvme,drive={name},serial={name},{blocks}"]
-        return Disk(image, self._serve("nvme", name, options), reference, client_options)
+        return Disk(image, self._serve("nvme", name, options, recording), reference, client_options)
 
     def edu(self, dma_mask: int | None = None) -> Device:
         """Serves the educational device; `dma_mask` is the number of address bits its DMA engine has."""
@@ -169,6 +173,14 @@ class Lab:
         self._guests.append(guest)
         return guest
 
+    def tool(self, *arguments: str) -> None:
+        """Runs another command of the program that serves, which must succeed; tells the last line it prints."""
+        assert self._provision.backend is not None
+        command = [str(self._provision.backend), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_LIMIT)
+        lines = done.stdout.splitlines() or [""]
+        self.check(done.returncode == 0, f"outboard {arguments[0]}: {lines[-1]}{done.stderr}")
+
     def check(self, is_true: bool, text: str) -> None:
         """Tells what the host found, which must be true."""
         self._transcript.host(text if is_true else f"NOT TRUE: {text}")
@@ -209,10 +221,15 @@ class Lab:
             for path in sorted(self.directory.glob(pattern))
         ]
 
-    def _serve(self, device: str, name: str, options: list[str]) -> Backend | None:
+    def _serve(self, device: str, name: str, options: list[str], recording: Path | None = None) -> Backend | None:
         program = self._provision.backend
         if program is None:
             return None
+        if recording is None and self._provision.record is not None:
+            count = len(self._backends)
+            recording = Path(f"{self._provision.record}.{count + 1}") if count else self._provision.record
+        if recording is not None:
+            options = [*options, "--record", str(recording)]
         # A device may be served again under its name, with other options, once its backend has been stopped.
         backend = Backend(program, device, options, self.directory / f"{name}.sock", self.directory / f"{name}.log")
         self._transcript.note(f"backend: {shlex.join(backend.command)}")

@@ -1,0 +1,70 @@
+import LinuxHost
+import VFIOUserRecording
+
+/// A recording read from a file, as far as it can be.
+struct RecordingFile {
+    let path: String
+    private(set) var entries: [RecordingEntry] = []
+    /// What is wrong with the rest.
+    private(set) var error: RecordingError?
+    private var cut: Int?
+
+    /// - Throws: `Failure` for a file that cannot be read or is no recording.
+    init(path: String) throws {
+        self.path = path
+        do {
+            var reader = try RecordingReader(try Self.read(path))
+            do throws(RecordingError) {
+                while let entry = try reader.next() { entries.append(entry) }
+            } catch {
+                self.error = error
+            }
+            if reader.isCut { cut = reader.offset }
+        } catch let error as RecordingError {
+            throw Failure(message: "\(path): \(error)")
+        } catch let error as Errno {
+            throw Failure(message: "\(path): \(error)")
+        }
+    }
+
+    /// Says on standard error what is wrong with the file, if anything is.
+    func complain() {
+        if let error { FileOutput.standardError.offer(line: "outboard: \(path): \(error)") }
+        if let cut { FileOutput.standardError.offer(line: "outboard: \(path): cut off at byte \(cut)") }
+    }
+
+    /// - Throws: `Failure`, also when the file exists.
+    static func write(_ bytes: [UInt8], to path: String) throws {
+        do throws(Errno) {
+            let file = try StorageFile(creatingPath: path)
+            var failure: Errno?
+            unsafe bytes.withUnsafeBytes { buffer in
+                do throws(Errno) {
+                    unsafe try file.write(buffer, at: 0)
+                } catch {
+                    failure = error
+                }
+            }
+            if let failure { throw failure }
+        } catch {
+            throw Failure(message: "\(path): \(error)")
+        }
+    }
+
+    private static func read(_ path: String) throws(Errno) -> [UInt8] {
+        let file = try StorageFile(openingPath: path, isWritable: false)
+        let status = try file.status()
+        guard status.kind == .regular else { throw .invalidArgument }
+        var bytes = [UInt8](repeating: 0, count: Int(status.size))
+        var failure: Errno?
+        unsafe bytes.withUnsafeMutableBytes { buffer in
+            do throws(Errno) {
+                unsafe try file.read(into: buffer, at: 0)
+            } catch {
+                failure = error
+            }
+        }
+        if let failure { throw failure }
+        return bytes
+    }
+}
