@@ -254,7 +254,12 @@ extension Script {
             case 2: try writeRegister(0, at: 0x64, bytes(.u32(0xffff_ffff)))
             default: try writeRegister(0, at: 0x20, bytes(.u32(0x80)))
             }
-        case .nvme: try enableNVMe()
+        case .nvme:
+            if choices.chance(128) {
+                try bringUpNVMe()
+            } else {
+                try enableNVMe()
+            }
         case .window: try writeRegister(1, at: 16, bytes(.u64(UInt64(choices.byte()))))
         }
     }
@@ -330,22 +335,44 @@ extension Script {
         entry.put(address() &+ UInt64(choices.pick([0, 0, 0, 8, 0xff8])), at: 24, byteCount: 8)
         entry.put(address(), at: 32, byteCount: 8)
         if queue == 0, entry[0] == 1 || entry[0] == 5 {
-            // The pair of I/O queues.
-            entry.put(entry[0] == 1 ? Self.submissionQueues[1] : Self.completionQueues[1], at: 24, byteCount: 8)
-            entry.put(UInt64(1 | (Self.entryCount - 1) << 16), at: 40, byteCount: 4)
-            entry.put(entry[0] == 1 ? 1 | 1 << 16 : 3 | 1 << 16, at: 44, byteCount: 4)
+            entry = Self.queueCreation(entry[0])
         } else {
             entry.put(UInt64(choices.byte() & 31), at: 40, byteCount: 4)
             entry.put(UInt64(choices.pick([0, 0, 1, 255])), at: 44, byteCount: 4)
             entry.put(UInt64(choices.byte()), at: 48, byteCount: 4)
         }
         if choices.chance(24) { entry[choices.below(64)] = choices.byte() }
-        // The entry is where the driver thinks that the device sees it.
+        try submit(entry, to: queue, doorbell: choices.chance(8) ? UInt32(choices.byte()) : nil)
+        try peer.sendAnswers()
+    }
+
+    /// All that a driver does before its first read: memory, admin queues, the pair of I/O queues.
+    private mutating func bringUpNVMe() throws(Finding) {
+        try introduceMemory()
+        try enableNVMe()
+        try peer.settle()
+        for opcode in [5, 1] as [UInt8] {
+            try submit(Self.queueCreation(opcode), to: 0, doorbell: nil)
+            try waitForDevice()
+        }
+    }
+
+    /// The admin command that creates the I/O completion queue (5) or submission queue (1).
+    private static func queueCreation(_ opcode: UInt8) -> [UInt8] {
+        var entry = [UInt8](repeating: 0, count: 64)
+        entry[0] = opcode
+        entry.put(opcode == 1 ? submissionQueues[1] : completionQueues[1], at: 24, byteCount: 8)
+        entry.put(UInt64(1 | (entryCount - 1) << 16), at: 40, byteCount: 4)
+        entry.put(opcode == 1 ? 1 | 1 << 16 : 3 | 1 << 16, at: 44, byteCount: 4)
+        return entry
+    }
+
+    /// Puts an entry where the driver thinks that the device sees it, and rings.
+    private mutating func submit(_ entry: [UInt8], to queue: Int, doorbell: UInt32?) throws(Finding) {
         try peer.put(entry, at: Self.submissionQueues[queue] + UInt64(tails[queue] * 64))
         tails[queue] = (tails[queue] + 1) % Self.entryCount
-        let doorbell = choices.chance(8) ? UInt32(choices.byte()) : tails[queue]
-        try writeRegister(0, at: 0x1000 + UInt64(queue) * 8, bytes(.u32(doorbell)))
-        if choices.chance(128) { try writeRegister(0, at: 0x1004 + UInt64(queue) * 8, bytes(.u32(doorbell))) }
-        try peer.sendAnswers()
+        let value = doorbell ?? tails[queue]
+        try writeRegister(0, at: 0x1000 + UInt64(queue) * 8, bytes(.u32(value)))
+        if choices.chance(128) { try writeRegister(0, at: 0x1004 + UInt64(queue) * 8, bytes(.u32(value))) }
     }
 }
