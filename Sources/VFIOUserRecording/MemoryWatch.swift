@@ -9,6 +9,8 @@ import VFIOUserWire
 struct MemoryWatch {
     /// Shadows of all files together; a client may share more memory than there is here to remember it.
     private static let maximumKeptByteCount = 2 << 30
+    /// Each is kept open; guests have a few.
+    private static let maximumFiles = 64
 
     private final class File {
         var snapshot: FileSnapshot
@@ -26,38 +28,45 @@ struct MemoryWatch {
 
     private var files: [UInt32: File] = [:]
     private var mappings: [Mapping] = []
+    /// Whether memory may have changed, or become more, since it was last looked at.
+    private var isStale = true
 
-    /// Keeps the files that come along, under their numbers.
-    mutating func keep(_ recorded: [RecordedDescriptor], _ bundle: borrowing DescriptorBundle) {
-        guard !recorded.isEmpty, var copies = try? bundle.duplicate() else { return }
+    /// Begins with messages that have arrived together, and keeps the files that came along, under their numbers.
+    ///
+    /// - Throws: `EMFILE` and the like when there are no descriptors left for them, `ETOOMANYREFS` for too many files.
+    mutating func begin(_ recorded: [RecordedDescriptor], _ bundle: borrowing DescriptorBundle) throws(Errno) {
+        isStale = true
+        guard recorded.contains(where: { $0.kind == .memory && files[$0.number] == nil }) else { return }
+        var copies = try bundle.duplicate()
         for descriptor in recorded {
             guard let copy = copies.takeFirst() else { return }
-            if descriptor.kind == .memory, files[descriptor.number] == nil { files[descriptor.number] = File(copy) }
+            guard descriptor.kind == .memory, files[descriptor.number] == nil else { continue }
+            guard files.count < Self.maximumFiles else { throw .tooManyReferences }
+            files[descriptor.number] = File(copy)
         }
     }
 
     /// Follows what a message does to the mappings, and looks at memory if the message can start work.
-    ///
-    /// - Returns: whether it looked.
     mutating func handle(
-        _ message: MessageAssembler.Assembled, looks: Bool, _ changed: (RecordedMemory) -> Void
-    ) throws(Errno) -> Bool {
+        _ message: MessageAssembler.Assembled, _ changed: (RecordedMemory) -> Void
+    ) throws(Errno) {
         let header: MessageHeader
         let request: Request
         do throws(WireError) {
             header = try MessageHeader(parsing: message.bytes.span)
-            guard header.kind == .command else { return false }
+            guard header.kind == .command else { return }
             let payload = message.bytes.span.extracting(MessageHeader.byteCount..<message.bytes.count)
             request = try Request(parsing: payload, command: header.command)
         } catch {
-            return false
+            return
         }
         switch request {
         case .mapDMA(let map):
             guard let descriptor = message.descriptors.first, descriptor.kind == .memory,
                 let start = Int64(exactly: map.fileOffset), let size = Int64(exactly: map.size),
                 case let (end, overflow) = start.addingReportingOverflow(size), !overflow
-            else { return false }
+            else { return }
+            isStale = true
             mappings.append(Mapping(addresses: map.addresses, number: descriptor.number, bytes: start..<end))
         case .unmapDMA(let unmap):
             switch unmap.scope {
@@ -68,13 +77,12 @@ struct MemoryWatch {
                 }
             }
         case .writeRegion, .writeRegions:
-            if looks { try look(changed) }
-            return true
+            if isStale { try look(changed) }
+            isStale = false
         case .version, .getDeviceInfo, .getRegionInfo, .getRegionIODescriptors, .getInterruptInfo, .setInterrupts,
             .readRegion, .resetDevice, .deviceFeature, .readMigrationData, .writeMigrationData:
             break
         }
-        return false
     }
 
     private mutating func look(_ changed: (RecordedMemory) -> Void) throws(Errno) {

@@ -153,6 +153,9 @@ public final class Recorder: Sendable {
 
     var watch: MemoryWatch? { recordsMemory ? MemoryWatch() : nil }
 
+    /// Whether nothing more is recorded.
+    var isClosed: Bool { state.withLock { $0.isClosed } }
+
     func tell(_ trouble: Trouble) { report(trouble) }
 
     /// The thread that writes. Returns the error that ended it, if one did.

@@ -75,15 +75,17 @@ final class RecordingTransport: Transport {
         var trouble: Errno?
         state.withLock { state in
             unsafe state.received.append(bytes, recorded, lost: lost)
-            // The messages have come together, so memory is looked at once.
-            var hasLooked = false
-            state.watch?.keep(recorded, bundle)
+            if state.watch != nil, recorder.isClosed { state.watch = nil }
+            do throws(Errno) {
+                try state.watch?.begin(recorded, bundle)
+            } catch {
+                (trouble, state.watch) = (error, nil)
+            }
             while let message = state.received.next() {
                 do throws(Errno) {
-                    if try state.watch?.handle(message, looks: !hasLooked, { write($0) }) ?? false { hasLooked = true }
+                    try state.watch?.handle(message) { write($0) }
                 } catch {
-                    trouble = error
-                    state.watch = nil
+                    (trouble, state.watch) = (error, nil)
                 }
                 write(message, .toServer)
             }

@@ -63,7 +63,9 @@ public struct Replay {
 
     /// Plays one conversation over a socket that is connected to the server.
     ///
-    /// - Throws: what keeps this side from playing, such as memory that cannot be had; never because of the server.
+    /// What ends the play before the recording's end is a difference too.
+    ///
+    /// - Throws: when nothing can be waited for, as where no descriptor is left.
     public mutating func play(
         _ entries: [RecordingEntry], conversation: UInt16, over socket: UNIXSocket, options: Options = Options()
     ) throws(Errno) {

@@ -44,10 +44,13 @@ struct ReplayRun: ~Copyable {
     private var hasReply: [Bool]
     private var hasRequest: [Bool]
     private var firstOpenRequest = 0
+    private var unasked: [ReplayScript.Reply]
     private var missedRequests = 0
     /// Registers that never had the recorded value.
     private var unsettled = 0
     private var interest: Poller.Interest = .readable
+    /// How far the recording has been played.
+    private var time: UInt64 = 0
 
     private final class TwinBox {
         var socket: ReplaySocket
@@ -62,12 +65,12 @@ struct ReplayRun: ~Copyable {
         self.script = script
         self.options = options
         main = ReplaySocket(socket)
+        unasked = script.unasked
         hasReply = Array(repeating: false, count: script.replies.count)
         hasRequest = Array(repeating: false, count: script.requests.count)
     }
 
     mutating func play(_ replay: inout Replay) {
-        var time: UInt64 = 0
         do throws(End) {
             let start = MonotonicInstant.now.nanoseconds
             var first: UInt64?
@@ -92,6 +95,9 @@ struct ReplayRun: ~Copyable {
                     try awaitRequest(number, &replay)
                 }
             }
+            if try !wait(until: .after(options.patience), &replay, { $0.unasked.isEmpty }) {
+                for reply in unasked { replay.differ(at: reply.time, "never came: \(Self.name(reply.message))") }
+            }
         } catch {
             switch error {
             case .closed: replay.differ(at: time, "the server closed the connection; the recording goes on")
@@ -102,12 +108,18 @@ struct ReplayRun: ~Copyable {
     }
 
     private mutating func awaitReply(_ number: Int, _ replay: inout Replay) throws(End) {
-        let deadline = MonotonicInstant.after(options.patience)
-        if try wait(until: deadline, &replay, { $0.hasReply[number] }) { return }
+        let isThere = { (run: borrowing ReplayRun) in run.hasReply[number] }
+        if try wait(until: .after(options.patience), &replay, isThere) { return }
+        // A register that is asked again has its own time, in which there is a reply to each question.
+        if isSettling(number), try wait(until: .after(options.settling + options.patience), &replay, isThere) { return }
         let recorded = script.replies[number]
         replay.differ(at: recorded.time, "no reply within \(options.patience): \(Self.name(recorded.message))")
         // Whatever comes now belongs to something else.
         throw .failed(.timedOut)
+    }
+
+    private func isSettling(_ number: Int) -> Bool {
+        again.contains { $0.1.reply == number } || outstanding.contains { $0.reply == number && $0.settledBy != nil }
     }
 
     private mutating func awaitRequest(_ number: Int, _ replay: inout Replay) throws(End) {
@@ -245,11 +257,14 @@ extension ReplayRun {
         _ message: RecordedMessage, _ header: MessageHeader, _ replay: inout Replay
     ) throws(End) {
         guard let place = outstanding.firstIndex(where: { $0.id == header.id && $0.command == header.command }) else {
-            replay.differ(at: 0, "a reply to nothing: \(Self.name(message))")
-            return
+            if let place = unasked.firstIndex(where: { $0.message.bytes == message.bytes }) {
+                unasked.remove(at: place)
+                return replay.countMatched()
+            }
+            return replay.differ(at: time, "a reply to nothing: \(Self.name(message))")
         }
         var waiting = outstanding.remove(at: place)
-        if place != 0 { replay.differ(at: 0, "a reply out of order: \(Self.name(message))") }
+        if place != 0 { replay.differ(at: time, "a reply out of order: \(Self.name(message))") }
         guard let number = waiting.reply else { return replay.allow(.unrecorded) }
         let recorded = script.replies[number]
         if message.bytes == recorded.message.bytes {
@@ -258,7 +273,7 @@ extension ReplayRun {
             access == RegionAccess(readIn: recorded.message.bytes)
         {
             let data = message.bytes.dropFirst(MessageHeader.byteCount + RegionAccess.dataOffset)
-            if script.isLaterValue(data, of: access, after: number) {
+            if script.isLaterValue(data, of: access, after: number, untouched: true) {
                 replay.allow(.ahead)
             } else {
                 // Where nothing settles, waiting for it over and over tells nothing new.
@@ -268,8 +283,13 @@ extension ReplayRun {
                     again.append((.after(Self.pause), waiting))
                     return
                 }
-                unsettled += 1
-                replay.differ(at: recorded.time, Self.contrast(message, recorded.message))
+                // It was not behind, so it may be ahead although the driver did something before it looked again.
+                if script.isLaterValue(data, of: access, after: number, untouched: false) {
+                    replay.allow(.ahead)
+                } else {
+                    unsettled += 1
+                    replay.differ(at: recorded.time, Self.contrast(message, recorded.message))
+                }
             }
         } else {
             replay.differ(at: recorded.time, Self.contrast(message, recorded.message))
@@ -293,7 +313,7 @@ extension ReplayRun {
         _ message: RecordedMessage, _ header: MessageHeader, _ socket: RecordedSocket, _ replay: inout Replay
     ) throws(End) {
         guard let number = recordedRequest(for: message, header) else {
-            replay.differ(at: 0, "the server asks what it did not ask then: \(Self.name(message))")
+            replay.differ(at: time, "the server asks what it did not ask then: \(Self.name(message))")
             var writer = MessageWriter(capacity: 32)
             writer.appendErrorReply(to: header, errorNumber: Errno.badAddress.rawValue)
             return try answer(writer.bytes, on: socket)

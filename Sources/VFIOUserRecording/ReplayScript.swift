@@ -22,8 +22,6 @@ struct ReplayScript {
     struct Reply {
         let message: RecordedMessage
         let time: UInt64
-        /// What it answers.
-        var command: [UInt8] = []
     }
 
     /// A command of the server.
@@ -37,9 +35,25 @@ struct ReplayScript {
     private(set) var steps: [Step] = []
     private(set) var replies: [Reply] = []
     private(set) var requests: [Request] = []
+    /// Replies to no command: what a server says to bytes that make no message. They may come at any time.
+    private(set) var unasked: [Reply] = []
+    /// Where in `steps` the replies are.
+    private var replySteps: [Int] = []
+
+    /// What is under way while the recording is read.
+    private struct Open {
+        /// Commands of the client, oldest first.
+        var commands: [(step: Int, header: MessageHeader)] = []
+        /// Requests of the server by ID and command, oldest first: an ID comes again.
+        var requests: [UInt32: [Int]] = [:]
+
+        static func key(_ header: MessageHeader) -> UInt32 {
+            UInt32(header.id.rawValue) << 16 | UInt32(header.command.rawValue)
+        }
+    }
 
     init(_ entries: [RecordingEntry], conversation: UInt16) {
-        var open: [(step: Int, header: MessageHeader)] = []
+        var open = Open()
         for entry in entries where entry.conversation == conversation {
             switch entry.event {
             case .memory(let memory): steps.append(.store(memory))
@@ -51,54 +65,49 @@ struct ReplayScript {
         }
     }
 
-    private mutating func add(
-        _ message: RecordedMessage, _ time: UInt64, _ open: inout [(step: Int, header: MessageHeader)]
-    ) {
+    private mutating func add(_ message: RecordedMessage, _ time: UInt64, _ open: inout Open) {
         guard let header = try? MessageHeader(parsing: message.bytes.span) else { return }
         switch (message.direction, header.kind) {
         case (.toServer, .command):
-            if !header.expectsNoReply { open.append((steps.count, header)) }
+            if !header.expectsNoReply { open.commands.append((steps.count, header)) }
             steps.append(.send(Command(message: message, time: time, expectsNoReply: header.expectsNoReply)))
         case (.toClient, .reply):
-            var reply = Reply(message: message, time: time)
-            if let place = open.firstIndex(where: { $0.header.id == header.id && $0.header.command == header.command }),
-                case .send(var command) = steps[open[place].step]
-            {
-                reply.command = command.message.bytes
-                command.reply = replies.count
-                steps[open[place].step] = .send(command)
-                open.remove(at: place)
+            let place = open.commands.firstIndex { $0.header.id == header.id && $0.header.command == header.command }
+            guard let place, case .send(var command) = steps[open.commands[place].step] else {
+                return unasked.append(Reply(message: message, time: time))
             }
+            command.reply = replies.count
+            steps[open.commands[place].step] = .send(command)
+            open.commands.remove(at: place)
+            replySteps.append(steps.count)
             steps.append(.awaitReply(replies.count))
-            replies.append(reply)
+            replies.append(Reply(message: message, time: time))
         case (.toClient, .command):
             steps.append(.awaitRequest(requests.count))
+            open.requests[Open.key(header), default: []].append(requests.count)
             requests.append(Request(message: message, time: time))
         case (.toServer, .reply):
-            // A number comes again, so it is the first open request that has it.
-            let place = requests.firstIndex { request in
-                guard request.answer == nil, let of = try? MessageHeader(parsing: request.message.bytes.span) else {
-                    return false
-                }
-                return of.id == header.id && of.command == header.command
-            }
-            if let place { requests[place].answer = message }
+            guard var waiting = open.requests.removeValue(forKey: Open.key(header)) else { return }
+            requests[waiting.removeFirst()].answer = message
+            if !waiting.isEmpty { open.requests[Open.key(header)] = waiting }
         }
     }
 
-    /// Whether a later read of the same register found `data`, with nothing written to it in between.
-    func isLaterValue(_ data: ArraySlice<UInt8>, of access: RegionAccess, after reply: Int) -> Bool {
-        var isAfter = false
-        for step in steps {
+    /// Whether a later read of the same register found `data`.
+    ///
+    /// - Parameter untouched: with nothing written to the device in between; otherwise nothing to the register.
+    func isLaterValue(
+        _ data: ArraySlice<UInt8>, of access: RegionAccess, after reply: Int, untouched: Bool
+    ) -> Bool {
+        for step in steps[(replySteps[reply] + 1)...] {
             switch step {
-            case .awaitReply(reply): isAfter = true
-            case .send(let command) where isAfter:
-                if command.message.writes(to: access) { return false }
-            case .awaitReply(let number) where isAfter:
+            case .send(let command):
+                if command.message.writes(to: untouched ? nil : access) { return false }
+            case .awaitReply(let number):
                 let bytes = replies[number].message.bytes
                 guard RegionAccess(readIn: bytes) == access else { continue }
                 if bytes[(MessageHeader.byteCount + RegionAccess.dataOffset)...] == data { return true }
-            case .send, .sendFragment, .awaitReply, .awaitRequest, .store: break
+            case .sendFragment, .awaitRequest, .store: break
             }
         }
         return false
@@ -118,8 +127,8 @@ extension RegionAccess {
 }
 
 extension RecordedMessage {
-    /// Whether this is a command that writes to what `access` reads.
-    fileprivate func writes(to access: RegionAccess) -> Bool {
+    /// Whether this is a command that writes to what `access` reads, or anywhere if that is `nil`.
+    fileprivate func writes(to access: RegionAccess?) -> Bool {
         guard let header = try? MessageHeader(parsing: bytes.span), header.byteCount == bytes.count else {
             return false
         }
@@ -141,7 +150,8 @@ extension RecordedMessage {
 }
 
 extension RegionAccess {
-    fileprivate func overlaps(_ other: RegionAccess) -> Bool {
+    fileprivate func overlaps(_ other: RegionAccess?) -> Bool {
+        guard let other else { return true }
         guard region == other.region else { return false }
         let (low, high) = offset <= other.offset ? (self, other) : (other, self)
         return high.offset - low.offset < UInt64(low.count)

@@ -35,8 +35,7 @@ struct Decode: ParsableCommand {
 
     func run() throws {
         let recording = try RecordingFile(path: file)
-        // What comes before a fault in the file is shown all the same.
-        defer { recording.complain() }
+        recording.tellIfCut()
         if let pcapng {
             var capture = PacketCapture()
             for entry in recording.entries { capture.append(entry) }
@@ -54,7 +53,8 @@ struct Decode: ParsableCommand {
         } else {
             for entry in recording.entries { FileOutput.standardOutput.write(entry.line + "\n") }
         }
-        if recording.error != nil { throw ExitCode.failure }
+        // What comes before a fault in the file has been shown all the same.
+        if let error = recording.error { throw Failure(message: "\(file): \(error)") }
     }
 
     private func writeMessages(of recording: RecordingFile, into directory: String) throws {

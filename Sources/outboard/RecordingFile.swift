@@ -27,9 +27,8 @@ struct RecordingFile {
         }
     }
 
-    /// Says on standard error what is wrong with the file, if anything is.
-    func complain() {
-        if let error { FileOutput.standardError.offer(line: "outboard: \(path): \(error)") }
+    /// Says on standard error that whoever recorded it came to no end, if that is so.
+    func tellIfCut() {
         if let cut { FileOutput.standardError.offer(line: "outboard: \(path): cut off at byte \(cut)") }
     }
 

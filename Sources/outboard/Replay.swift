@@ -30,7 +30,7 @@ struct ReplayCommand: ParsableCommand {
 
     func run() throws {
         let recording = try RecordingFile(path: file)
-        recording.complain()
+        recording.tellIfCut()
         var conversations: [UInt16] = []
         for entry in recording.entries where entry.conversation != 0 && !conversations.contains(entry.conversation) {
             conversations.append(entry.conversation)
@@ -49,7 +49,8 @@ struct ReplayCommand: ParsableCommand {
             throw Failure(message: "\(socketPath): \(error)")
         }
         tell(replay, conversations.count)
-        if replay.differenceCount > 0 || recording.error != nil { throw ExitCode.failure }
+        if let error = recording.error { throw Failure(message: "\(file): \(error)") }
+        if replay.differenceCount > 0 { throw Failure(message: "\(file): the server answered otherwise") }
     }
 
     private func tell(_ replay: Replay, _ conversationCount: Int) {

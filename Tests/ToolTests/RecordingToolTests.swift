@@ -92,6 +92,31 @@ private struct Ran {
         }
     }
 
+    @Test func `another answer ends a replay with status 1, and the counts are the last line`() throws {
+        try withDirectory { directory in
+            let path = directory + "/changed"
+            var bytes = [UInt8](try Data(contentsOf: URL(fileURLWithPath: golden)))
+            // In the reply to DEVICE_GET_INFO, how many regions there are.
+            let reply: [UInt8] = [3, 0, 4, 0, 32, 0, 0, 0, 1]
+            let place = try #require((0..<bytes.count - 32).first { Array(bytes[$0..<$0 + 9]) == reply })
+            bytes[place + 24] = 8
+            try Data(bytes).write(to: URL(fileURLWithPath: path))
+            let tool = try RunningTool()
+            tool.waitForSocket()
+            let replay = try Ran("replay", path, "--socket-path", tool.socketPath)
+            #expect(replay.status == 1)
+            #expect(replay.complaint == "outboard: \(path): the server answered otherwise\n")
+            #expect(replay.output.contains { $0.contains("device.regions=9") })
+            #expect(replay.output.last?.contains(" answers compared, ") == true)
+            // A record that makes no sense, after which nothing can be read.
+            bytes[16 + 4] = 99
+            try Data(bytes).write(to: URL(fileURLWithPath: path))
+            let decoded = try Ran("decode", path)
+            #expect(decoded.status == 1)
+            #expect(decoded.complaint == "outboard: \(path): a record of the unknown kind 99 at byte 16\n")
+        }
+    }
+
     @Test func `what cannot be is told in one line`() throws {
         #expect(try Ran("serve", "edu", "--socket-path", "x", "--record-memory").status == 64)
         #expect(try Ran("decode", golden, "--json", "--raw", "x").status == 64)

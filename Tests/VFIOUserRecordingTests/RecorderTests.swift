@@ -99,13 +99,20 @@ import VFIOUserWire
         }
         recorder.finish()
         var reader = try RecordingReader(try directory.read("file"))
-        let events = try reader.all().map(\.event)
+        let entries = try reader.all()
+        let events = entries.map(\.event)
         guard case .fragment(let fragment) = events[3] else {
             Issue.record("\(events)")
             return
         }
         #expect(fragment.bytes == nonsense)
         #expect(events[4] == .disconnected(.serverClosed))
+        var replay = Replay()
+        try serving(try Edu.makeFunction()) {
+            try replay.play(entries, conversation: 1, over: $0, options: .patient)
+        }
+        #expect(replay.differences.isEmpty, "\(replay.differences)")
+        #expect(replay.matchedCount == 1)
     }
 
     @Test func `a full disk ends the recording and nothing else`() throws {
