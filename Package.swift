@@ -46,8 +46,11 @@ let package = Package(
         library("VFIOUserSession", ["DMA", "DeviceModel", "LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         library(
             "VFIOUserServer",
-            ["DMA", "DeviceModel", "LinuxHost", "VFIOUserSession", "VFIOUserTransport", "VFIOUserWire"]),
-        library("VFIOUserClient", ["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
+            [
+                "DMA", "DeviceModel", "LinuxHost", "VFIOUserNegotiation", "VFIOUserSession", "VFIOUserTransport",
+                "VFIOUserWire",
+            ]),
+        library("VFIOUserClient", ["LinuxHost", "VFIOUserNegotiation", "VFIOUserTransport", "VFIOUserWire"]),
         library("BlockStorage", ["LinuxHost"]),
         library("NVMe", ["BlockStorage", "DMA", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "LinuxHost", "PCI"]),
@@ -55,7 +58,7 @@ let package = Package(
             name: "outboard",
             dependencies: [
                 "BlockStorage", "Configuration", "DeviceModel", "Edu", "LinuxHost", "NVMe", "VFIOUserServer",
-                "VFIOUserWire",
+                "VFIOUserTransport", "VFIOUserWire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -65,6 +68,7 @@ let package = Package(
         .target(name: "CPageCache", path: "Tests/Support/CPageCache"),
         tests("BlockStorageTests", ["BlockStorage", "CPageCache", "LinuxHost"]),
         tests("NVMeTests", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "NVMe", "PCI"]),
+        tests("VFIOUserTransportTests", ["LinuxHost", "VFIOUserTransport", "VFIOUserWire"]),
         tests("VFIOUserWireTests", ["VFIOUserWire"], exclude: ["Fixtures"]),
         .target(name: "SchemaExamples", path: "Tests/SchemaExamples", swiftSettings: house),
         tests("JSONTextTests", ["JSONText"]),
@@ -77,8 +81,8 @@ let package = Package(
         tests(
             "ConformanceTests",
             [
-                "CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserNegotiation", "VFIOUserServer",
-                "VFIOUserSession", "VFIOUserWire",
+                "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI",
+                "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserTransport", "VFIOUserWire",
             ],
             exclude: ["Checklist.md"]),
         .target(name: "CBaselines", path: "Tests/Benchmarks/CBaselines"),
@@ -97,7 +101,7 @@ let package = Package(
             "VFIOUserClientTests",
             [
                 "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserClient", "VFIOUserNegotiation",
-                "VFIOUserServer", "VFIOUserWire",
+                "VFIOUserServer", "VFIOUserTransport", "VFIOUserWire",
             ]),
     ]
 )

@@ -12,21 +12,27 @@ public import VFIOUserWire
 /// listener's queue. Devices do what takes long on threads of their own. A client's disconnection, however it comes
 /// about, leaves the device without guest memory and interrupts, and otherwise as it was.
 public struct Server: Sendable {
+    /// The longest time of busy polling: a second of a core for every message is as much as anyone may want.
+    public static let maximumBusyPoll = Duration.seconds(1)
+
     private let device: any Device
-    private let decorate: @Sendable (UNIXSocket) -> any Transport
-    private let report: @Sendable (ServerEvent) -> Void
+    private let options: ConnectionOptions
+    private var report: @Sendable (ServerEvent) -> Void { options.report }
 
     /// - Parameters:
+    ///   - busyPoll: for how long after each message the serving thread goes on asking the socket before it sleeps. That
+    ///     answers the next message sooner, by the time that waking takes, and costs all of a core meanwhile; it pays
+    ///     only where server and client have a core each, and makes answers later where they have not. Everything else
+    ///     is looked at every few microseconds. At most `maximumBusyPoll`; zero for never.
     ///   - report: told what happens, on the serving thread; must not take long.
-    ///   - decorate: puts something between a client's socket and its session, such as what writes down or disturbs
-    ///     their conversation.
+    ///   - decorate: puts something between a client's sockets and its session, such as what writes down or disturbs
+    ///     their conversation. Called on the serving thread, for a client's second socket after its first.
     public init(
-        device: any Device, report: @escaping @Sendable (ServerEvent) -> Void = { _ in },
-        decorate: @escaping @Sendable (UNIXSocket) -> any Transport = { $0 }
+        device: any Device, busyPoll: Duration = .zero, report: @escaping @Sendable (ServerEvent) -> Void = { _ in },
+        decorate: @escaping @Sendable (UNIXSocket, TransportRole) -> any Transport = { socket, _ in socket }
     ) {
         self.device = device
-        self.decorate = decorate
-        self.report = report
+        options = ConnectionOptions(busyPoll: min(busyPoll, Self.maximumBusyPoll), report: report, decorate: decorate)
     }
 
     /// Serves the clients that come to `listener` until `stop` is signalled.
@@ -68,7 +74,7 @@ public struct Server: Sendable {
 
     /// Returns when nothing of the client's is left here: no memory, no descriptor.
     private func converse(over socket: UNIXSocket, until stop: EventCounter) throws(ServerError) -> ServerEvent.Ending {
-        var connection = try Connection.open(decorate(socket), to: device, report: report)
+        var connection = try Connection.open(socket, to: device, options)
         return connection.run(until: stop)
     }
 

@@ -28,6 +28,8 @@ public enum RequestRefusal: Error, Hashable, Sendable {
     case unsupportedFeature
     /// Anything but a version message at the start, or a second version message.
     case outOfOrder(Command)
+    /// A command where only replies to the server's own come.
+    case commandOnTwinSocket(Command)
     /// The range would cut a mapping in two.
     case splitsMapping
 
@@ -41,7 +43,7 @@ public enum RequestRefusal: Error, Hashable, Sendable {
         case .forbiddenAccess: Errno.notPermitted.rawValue
         case .lostDescriptors, .tooManyDescriptors, .noSuchRegion, .outsideRegion, .noSuchInterrupt,
             .unsupportedInterruptChange,
-            .tooManyBytes, .unsupportedFeature, .outOfOrder, .splitsMapping:
+            .tooManyBytes, .unsupportedFeature, .outOfOrder, .splitsMapping, .commandOnTwinSocket:
             Errno.invalidArgument.rawValue
         }
     }

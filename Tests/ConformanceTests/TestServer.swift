@@ -2,6 +2,10 @@ import DeviceModel
 import Glibc
 import LinuxHost
 import VFIOUserServer
+import VFIOUserTransport
+
+/// `Server`'s; one of the suites has the name of the protocol.
+typealias Decorator = @Sendable (UNIXSocket, TransportRole) -> any VFIOUserTransport.Transport
 
 /// A server at a path, serving a device to whoever connects, on a thread of its own.
 final class TestServer {
@@ -11,7 +15,7 @@ final class TestServer {
     private let thread: OSThread
     private let log: EventLog
 
-    init(_ device: any Device) throws {
+    init(_ device: any Device, busyPoll: Duration, decorate: @escaping Decorator) throws {
         var template = Array("/tmp/outboard-conformance-XXXXXX".utf8CString)
         guard unsafe mkdtemp(&template) != nil else { throw Errno(rawValue: errno) }
         directory = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
@@ -22,7 +26,8 @@ final class TestServer {
         self.stop = stop
         self.log = log
         thread = try OSThread(name: "server") {
-            try? Server(device: device) { log.append($0) }.run(listener.listener, until: stop)
+            try? Server(device: device, busyPoll: busyPoll, report: { log.append($0) }, decorate: decorate)
+                .run(listener.listener, until: stop)
         }
     }
 
@@ -65,8 +70,11 @@ private final class EventLog: Sendable {
 }
 
 /// Runs `body` with a server that clients can connect to.
-func withServer(of device: any Device, _ body: (TestServer) throws -> Void) throws {
-    let server = try TestServer(device)
+func withServer(
+    of device: any Device, busyPoll: Duration = .zero, decorate: @escaping Decorator = { socket, _ in socket },
+    _ body: (TestServer) throws -> Void
+) throws {
+    let server = try TestServer(device, busyPoll: busyPoll, decorate: decorate)
     defer { server.end() }
     try body(server)
 }
@@ -75,11 +83,14 @@ func withServer(of device: any Device, _ body: (TestServer) throws -> Void) thro
 ///
 /// With `records` the pair keeps message boundaries, so that the client sees what went out in one `sendmsg`.
 func withPeer(
-    of device: any Device, negotiated: Bool = true, records: Bool = false, _ body: (RawPeer) throws -> Void
+    of device: any Device, negotiated: Bool = true, records: Bool = false, busyPoll: Duration = .zero,
+    decorate: @escaping Decorator = { socket, _ in socket }, _ body: (RawPeer) throws -> Void
 ) throws {
     let (ours, theirs) = try socketPair(records ? SOCK_SEQPACKET : SOCK_STREAM)
     let stop = try EventCounter()
-    let thread = try OSThread(name: "server") { Server(device: device).serve(theirs, until: stop) }
+    let thread = try OSThread(name: "server") {
+        Server(device: device, busyPoll: busyPoll, decorate: decorate).serve(theirs, until: stop)
+    }
     defer {
         stop.signal()
         thread.join()
