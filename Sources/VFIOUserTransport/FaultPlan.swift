@@ -11,7 +11,7 @@ public struct FaultPlan: Hashable, Sendable {
 
         public static let never = Rate(partsPerMillion: 0)
 
-        public static func percent(_ percent: UInt64) -> Rate { Rate(partsPerMillion: percent * 10_000) }
+        public static func percent(_ percent: UInt64) -> Rate { Rate(partsPerMillion: min(percent, 100) * 10_000) }
 
         init(partsPerMillion: UInt64) {
             self.partsPerMillion = min(partsPerMillion, 1_000_000)

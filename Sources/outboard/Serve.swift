@@ -5,6 +5,7 @@ import Glibc
 import LinuxHost
 import Logging
 import VFIOUserServer
+import VFIOUserTransport
 import VFIOUserWire
 
 /// `outboard serve DEVICE`
@@ -66,6 +67,30 @@ struct ServeOptions: ParsableArguments {
         })
     var logLevel = Logger.Level.notice
 
+    @Option(
+        help: .init(
+            """
+            After each message, go on asking the socket for so long before sleeping, at most a second. Answers the next \
+            one sooner where server and client have a core each, and takes all of one meanwhile.
+            """,
+            valueName: "microseconds"))
+    var busyPoll = 0
+
+    @Option(
+        help: .init(
+            """
+            Make faults on purpose, such as seed=7,short-reads=20%,delay=1ms. \(FaultPlan.names.joined(separator: ", ")).
+            """,
+            valueName: "faults"),
+        transform: { text in
+            do throws(FaultPlanError) {
+                return try FaultPlan(parsing: text)
+            } catch {
+                throw ValidationError("--inject: \(error)")
+            }
+        })
+    var inject: FaultPlan?
+
     /// Whether the socket may still come from the configuration file.
     var mayLackSocket: Bool { config != nil }
 
@@ -74,6 +99,7 @@ struct ServeOptions: ParsableArguments {
         if socketPath == nil && fd == nil && !mayLackSocket {
             throw ValidationError("one of --socket-path and --fd is needed")
         }
+        if !(0...1_000_000).contains(busyPoll) { throw ValidationError("--busy-poll takes 0 to 1000000 microseconds") }
         if let fd, fd < 3 { throw ValidationError("--fd takes an inherited descriptor, 3 or above") }
     }
 }
@@ -104,7 +130,10 @@ extension ServeOptions {
         case (nil, let descriptor?, _), (nil, nil, .descriptor(let descriptor)): endpoint = .descriptor(descriptor)
         case (nil, nil, nil): throw Failure(message: "\(config ?? ""): names no socket, and neither did an option")
         }
-        return Service(deviceName: deviceName, endpoint: endpoint, logLevel: logLevel)
+        var service = Service(deviceName: deviceName, endpoint: endpoint, logLevel: logLevel)
+        service.busyPoll = .microseconds(busyPoll)
+        service.faults = inject
+        return service
     }
 
     /// The bytes of a file of reasonable size.
@@ -137,6 +166,8 @@ struct Service {
     let deviceName: String
     let endpoint: Endpoint
     let logger: Logger
+    var busyPoll = Duration.zero
+    var faults: FaultPlan?
 
     init(deviceName: String, endpoint: Endpoint, logLevel: Logger.Level) {
         self.deviceName = deviceName
@@ -210,7 +241,7 @@ struct Service {
         _ announcement: String, _ signals: borrowing SignalQueue, _ makeDevice: () throws -> any Device,
         _ work: @escaping @Sendable (Server, EventCounter) -> Void
     ) throws {
-        let server = Server(device: try makeDevice(), report: report)
+        let server = Server(device: try makeDevice(), busyPoll: busyPoll, report: report, decorate: decorate)
         let (stop, ended) = (try EventCounter(), try EventCounter())
         let thread = try OSThread(name: "connection") {
             work(server, stop)
@@ -220,6 +251,17 @@ struct Service {
         defer { thread.join() }
         defer { stop.signal() }
         try waitForEnd(signals, ended)
+    }
+
+    /// Stands between a client's sockets and its session.
+    private var decorate: @Sendable (UNIXSocket, TransportRole) -> any Transport {
+        guard let faults else { return { socket, _ in socket } }
+        return { socket, role in
+            switch role {
+            case .main: FaultyTransport(socket, faults)
+            case .twin: FaultyTransport(socket, faults, number: 1)
+            }
+        }
     }
 
     private func waitForEnd(_ signals: borrowing SignalQueue, _ ended: EventCounter) throws(Errno) {
