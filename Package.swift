@@ -68,8 +68,11 @@ let package = Package(
         library("VFIOUserSession", ["DMA", "DeviceModel", "LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
         library(
             "VFIOUserServer",
-            ["DMA", "DeviceModel", "LinuxHost", "VFIOUserSession", "VFIOUserTransport", "VFIOUserWire"]),
-        library("VFIOUserClient", ["LinuxHost", "VFIOUserNegotiation", "VFIOUserWire"]),
+            [
+                "DMA", "DeviceModel", "LinuxHost", "VFIOUserNegotiation", "VFIOUserSession", "VFIOUserTransport",
+                "VFIOUserWire",
+            ]),
+        library("VFIOUserClient", ["LinuxHost", "VFIOUserNegotiation", "VFIOUserTransport", "VFIOUserWire"]),
         library("VFIOUserCheck", ["JSONText", "LinuxHost"]),
         library("VFIOUserRecording", ["JSONText", "LinuxHost", "VFIOUserTransport", "VFIOUserWire"]),
         library("BlockStorage", ["LinuxHost"]),
@@ -80,7 +83,7 @@ let package = Package(
             dependencies: [
                 "BlockStorage", "Configuration", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe",
                 "VFIOUserCheck", "VFIOUserClient", "VFIOUserNegotiation", "VFIOUserRecording", "VFIOUserServer",
-                "VFIOUserWire",
+                "VFIOUserTransport", "VFIOUserWire",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -90,6 +93,7 @@ let package = Package(
         .target(name: "CPageCache", path: "Tests/Support/CPageCache"),
         tests("BlockStorageTests", ["BlockStorage", "CPageCache", "LinuxHost"]),
         tests("NVMeTests", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "NVMe", "PCI"]),
+        tests("VFIOUserTransportTests", ["LinuxHost", "VFIOUserTransport", "VFIOUserWire"]),
         tests("VFIOUserWireTests", ["VFIOUserWire"], exclude: ["Fixtures"]),
         .target(name: "SchemaExamples", path: "Tests/SchemaExamples", swiftSettings: house),
         tests("JSONTextTests", ["JSONText"]),
@@ -102,8 +106,8 @@ let package = Package(
         tests(
             "ConformanceTests",
             [
-                "CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserNegotiation", "VFIOUserServer",
-                "VFIOUserSession", "VFIOUserWire", "outboard",
+                "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI",
+                "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserTransport", "VFIOUserWire", "outboard",
             ],
             exclude: ["Checklist.md"]),
         .target(name: "CLibFuzzer", path: "Tests/Fuzz/CLibFuzzer"),
@@ -143,7 +147,7 @@ let package = Package(
             "VFIOUserClientTests",
             [
                 "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserClient", "VFIOUserNegotiation",
-                "VFIOUserServer", "VFIOUserWire",
+                "VFIOUserServer", "VFIOUserTransport", "VFIOUserWire",
             ]),
     ]
 )

@@ -71,9 +71,18 @@ public struct DescriptorBundle: ~Copyable, Sendable {
 
     /// Moves every descriptor of `other` to the end of this bundle.
     public mutating func append(contentsOf other: consuming DescriptorBundle) {
+        guard !other.isEmpty else { return }
         var other = other
         rawValues.append(contentsOf: other.rawValues)
         other.rawValues = []
+    }
+
+    /// Removes the first `count` descriptors, or all if there are not so many, and hands them to the caller.
+    public mutating func takeFirst(_ count: Int) -> DescriptorBundle {
+        guard count > 0, !isEmpty else { return DescriptorBundle() }
+        let taken = DescriptorBundle(adopting: Array(rawValues.prefix(count)))
+        rawValues.removeFirst(min(count, rawValues.count))
+        return taken
     }
 
     /// A second set of descriptors for the same open files.

@@ -24,7 +24,45 @@ public struct Poller: ~Copyable, Sendable {
         /// The number under which the descriptor was added.
         public let token: UInt64
         public let ready: Interest
+
+        init(_ entry: shim_epoll_ready) {
+            let failed = entry.events & (EPOLLERR.rawValue | EPOLLHUP.rawValue) != 0
+            var ready: Interest = []
+            if failed || entry.events & EPOLLIN.rawValue != 0 { ready.insert(.readable) }
+            if failed || entry.events & EPOLLOUT.rawValue != 0 { ready.insert(.writable) }
+            token = entry.token
+            self.ready = ready
+        }
     }
+
+    /// What one wait found, without a call to the heap.
+    public struct Events: Sequence, Sendable {
+        /// Room for `SHIM_EPOLL_BATCH`.
+        fileprivate var entries = InlineArray<16, shim_epoll_ready>(repeating: shim_epoll_ready())
+        public fileprivate(set) var count = 0
+
+        public var isEmpty: Bool { count == 0 }
+
+        public func makeIterator() -> Iterator { Iterator(events: self) }
+
+        public struct Iterator: IteratorProtocol {
+            fileprivate let events: Events
+            private var position = 0
+
+            fileprivate init(events: Events) {
+                self.events = events
+            }
+
+            public mutating func next() -> Event? {
+                guard position < events.count else { return nil }
+                defer { position += 1 }
+                return Event(events.entries[position])
+            }
+        }
+    }
+
+    /// How many events one wait returns at most; when there are more, the others come with the next.
+    public static var batch: Int { Int(SHIM_EPOLL_BATCH) }
 
     private let descriptor: OwnedDescriptor
 
@@ -51,20 +89,18 @@ public struct Poller: ~Copyable, Sendable {
     }
 
     /// Waits until something is ready and returns it; nothing when `timeout` (none: for ever) passes first.
-    public func wait(timeout: Duration? = nil) throws(Errno) -> [Event] {
-        var events = [shim_epoll_ready](repeating: shim_epoll_ready(), count: Int(SHIM_EPOLL_BATCH))
-        let milliseconds = timeout.map(\.pollMilliseconds) ?? -1
+    public func wait(timeout: Duration? = nil) throws(Errno) -> Events {
+        var events = Events()
+        var milliseconds: Int32 = -1
+        if let timeout { milliseconds = timeout.pollMilliseconds }
         let count = try retryingIfInterrupted {
-            unsafe shim_epoll_wait(descriptor.rawValue, &events, milliseconds)
+            unsafe withUnsafeMutableBytes(of: &events.entries) { room in
+                let entries = unsafe room.assumingMemoryBound(to: shim_epoll_ready.self).baseAddress
+                return unsafe shim_epoll_wait(descriptor.rawValue, entries, milliseconds)
+            }
         }
-        return events.prefix(Int(count)).map { event in
-            let bits = event.events
-            let failed = bits & (EPOLLERR.rawValue | EPOLLHUP.rawValue) != 0
-            var ready: Interest = []
-            if failed || bits & EPOLLIN.rawValue != 0 { ready.insert(.readable) }
-            if failed || bits & EPOLLOUT.rawValue != 0 { ready.insert(.writable) }
-            return Event(token: event.token, ready: ready)
-        }
+        events.count = Int(count)
+        return events
     }
 
     private func control(

@@ -10,6 +10,12 @@ public struct ReceivedBytes: ~Copyable, Sendable {
     public var descriptors: DescriptorBundle
     /// Whether the kernel had to drop descriptors. `MSG_CTRUNC`
     public let lostDescriptors: Bool
+
+    public init(count: Int, descriptors: consuming DescriptorBundle, lostDescriptors: Bool) {
+        self.count = count
+        self.descriptors = descriptors
+        self.lostDescriptors = lostDescriptors
+    }
 }
 
 /// A connected UNIX stream socket that passes descriptors.
@@ -53,36 +59,37 @@ public final class UNIXSocket: Sendable {
     /// - Parameter waiting: whether to wait for the first byte.
     /// - Throws: `EAGAIN` when nothing is there and `waiting` is false; `ECONNRESET` and others from `recvmsg(2)`.
     public func receive(into buffer: UnsafeMutableRawBufferPointer, waiting: Bool) throws(Errno) -> ReceivedBytes {
-        var descriptors = [Int32](repeating: -1, count: Int(SHIM_MAXIMUM_DESCRIPTORS))
+        // On the stack: almost no read brings any, and none is to cost the heap a call.
+        var numbers = InlineArray<253, Int32>(repeating: -1)
         var count: Int32 = 0
         var truncated: Int32 = 0
         let flags = waiting ? 0 : Int32(MSG_DONTWAIT)
         let received = try retryingIfInterrupted {
-            unsafe shim_receive_message(
-                descriptor.rawValue, buffer.baseAddress, buffer.count, flags, &descriptors, &count, &truncated)
+            unsafe withUnsafeMutableBytes(of: &numbers) { room in
+                unsafe shim_receive_message(
+                    descriptor.rawValue, buffer.baseAddress, buffer.count, flags,
+                    room.assumingMemoryBound(to: Int32.self).baseAddress, &count, &truncated)
+            }
         }
-        return ReceivedBytes(
-            count: received,
-            descriptors: count == 0
-                ? DescriptorBundle() : DescriptorBundle(adopting: Array(descriptors.prefix(Int(count)))),
-            lostDescriptors: truncated != 0)
+        var descriptors = DescriptorBundle()
+        for index in 0..<Int(count) { descriptors.append(OwnedDescriptor(adopting: numbers[index])) }
+        return ReceivedBytes(count: received, descriptors: descriptors, lostDescriptors: truncated != 0)
     }
 
-    /// Sends `first` and then `second` with one system call, descriptors attached to the first byte.
+    /// Sends bytes with one system call, descriptors attached to the first of them.
     ///
     /// - Returns: how many bytes the kernel took; if that is not all, the rest must follow without descriptors.
     /// - Throws: `EAGAIN` when the socket has no room and `waiting` is false; `EPIPE` when the peer is gone (no signal
     ///   is raised).
     public func send(
-        _ first: UnsafeRawBufferPointer, _ second: UnsafeRawBufferPointer = unsafe .init(start: nil, count: 0),
-        descriptors: borrowing DescriptorBundle, waiting: Bool
+        _ bytes: UnsafeRawBufferPointer, descriptors: borrowing DescriptorBundle, waiting: Bool
     ) throws(Errno) -> Int {
         let flags = waiting ? 0 : Int32(MSG_DONTWAIT)
         return unsafe try descriptors.withRawValues { (numbers) throws(Errno) -> Int in
             try retryingIfInterrupted {
                 unsafe shim_send_message(
-                    descriptor.rawValue, first.baseAddress, first.count, second.baseAddress, second.count, flags,
-                    numbers.baseAddress, Int32(numbers.count))
+                    descriptor.rawValue, bytes.baseAddress, bytes.count, flags, numbers.baseAddress,
+                    Int32(numbers.count))
             }
         }
     }

@@ -41,7 +41,7 @@ public struct RegisterBank<ID: Hashable & Sendable>: Sendable {
     ///
     /// - Parameter live: supplies the value of a register that is declared with the read hook.
     public mutating func read(at offset: Int, byteCount: Int, live: (ID) -> UInt64) -> UInt64 {
-        for number in map.registers(touchedAt: offset, byteCount: byteCount) {
+        map.forEachRegister(touchedAt: offset, byteCount: byteCount) { number in
             let register = map.declarations[number]
             if register.hooks.contains(.read) { self[register.id] = live(register.id) }
         }

@@ -71,14 +71,20 @@ public struct RegisterMap<ID: Hashable & Sendable>: Sendable {
 
     /// The registers that an access touches, in ascending order.
     func registers(touchedAt offset: Int, byteCount: Int) -> [Int] {
-        let end = min(offset + byteCount, self.byteCount)
-        guard offset >= 0, offset < end else { return [] }
         var found: [Int] = []
-        for place in offset..<end where owner[place] != Self.none {
-            let number = Int(owner[place])
-            if found.last != number { found.append(number) }
-        }
+        forEachRegister(touchedAt: offset, byteCount: byteCount) { found.append($0) }
         return found
+    }
+
+    /// As `registers(touchedAt:byteCount:)`, for reads, which are not to cost the heap a call.
+    func forEachRegister(touchedAt offset: Int, byteCount: Int, _ body: (Int) -> Void) {
+        let end = min(offset + byteCount, self.byteCount)
+        guard offset >= 0, offset < end else { return }
+        var last = Self.none
+        for place in offset..<end where owner[place] != last {
+            last = owner[place]
+            if last != Self.none { body(Int(last)) }
+        }
     }
 }
 

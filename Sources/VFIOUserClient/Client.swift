@@ -1,5 +1,6 @@
 public import LinuxHost
 public import VFIOUserNegotiation
+public import VFIOUserTransport
 import VFIOUserWire
 
 /// A connection to a server, and through it to its device: the client half of vfio-user.
@@ -8,8 +9,6 @@ import VFIOUserWire
 /// also serves what the server asks of the memory that was mapped without a descriptor, so that the two never wait for
 /// each other. A request that the server refuses changes nothing (`ClientError.refused`); after any other error the
 /// connection is of no use.
-///
-/// It takes no second socket for the server's requests.
 public final class Client {
     /// What the two sides hold to.
     public let agreement: Agreement
@@ -24,11 +23,18 @@ public final class Client {
     /// Room for the longest reply: the data of an access and what comes before them.
     private static let overhead = 64
 
-    /// Negotiates over a connected socket, which is the client's from now on.
-    public init(_ socket: UNIXSocket, proposal: ClientProposal = ClientProposal()) throws(ClientError) {
+    /// Negotiates over a connected socket, or over whatever carries messages in its place; it is the client's from now
+    /// on.
+    ///
+    /// - Parameter decorateTwin: puts something between the second socket and the client, if the proposal asks for one
+    ///   and the server gives it.
+    public init(
+        _ transport: any Transport, proposal: ClientProposal = ClientProposal(),
+        decorateTwin: (UNIXSocket) -> any Transport = { $0 }
+    ) throws(ClientError) {
         let transferSize = proposal.capabilities.maximumTransferSize ?? CapabilityLimits.defaultTransferSize
         var conversation = try Conversation(
-            socket, maximumMessageSize: max(transferSize, CapabilityLimits.defaultTransferSize) + Client.overhead)
+            transport, maximumMessageSize: max(transferSize, CapabilityLimits.defaultTransferSize) + Client.overhead)
         conversation.maximumTransferSize = transferSize
         let payload = try Client.payload(of: proposal)
         let id = try conversation.send(.version) { $0.append(contentsOf: payload) }
@@ -39,7 +45,23 @@ public final class Client {
             conversation.close()
             throw .negotiation(error)
         }
+        if let index = agreement.twinSocketDescriptorIndex {
+            guard let socket = Client.socket(index, of: reply) else {
+                conversation.close()
+                throw .unexpectedReply(.version)
+            }
+            try conversation.addTwin(decorateTwin(socket))
+        }
         self.conversation = conversation
+    }
+
+    /// The socket among a reply's descriptors that has a number; the others are of no use.
+    private static func socket(_ index: Int, of reply: Reply) -> UNIXSocket? {
+        for _ in 0..<index { guard reply.takeDescriptor() != nil else { return nil } }
+        guard let number = reply.takeDescriptor()?.take() else { return nil }
+        if let socket = OwnedDescriptor(adoptingSocket: number) { return UNIXSocket(adopting: socket) }
+        _ = OwnedDescriptor(adopting: number)
+        return nil
     }
 
     private static func payload(of proposal: ClientProposal) throws(ClientError) -> [UInt8] {

@@ -1,12 +1,26 @@
 import LinuxHost
+import VFIOUserTransport
 import VFIOUserWire
 
 /// Requests out, their replies in, and the server's requests answered whenever there is something to wait for.
 ///
 /// A server may ask for memory while it owes a reply, and may owe a reply until it has got the memory; so this never
-/// waits for the one without serving the other.
+/// waits for the one without serving the other. Once there is a second transport, the server asks over that one and
+/// over no other.
 struct Conversation: ~Copyable {
-    private var stream: MessageStream
+    private enum Token {
+        static let main: UInt64 = 0
+        static let twin: UInt64 = 1
+        static let counter: UInt64 = 2
+    }
+
+    private let main: MessageStream
+    /// As long as it lasts: a server that closes it has no more to ask.
+    private var twin: MessageStream?
+    private var hasHadTwin = false
+    private let poller: Poller
+    private var watched: (main: Poller.Interest, twin: Poller.Interest) = (.readable, .readable)
+    private let maximumMessageSize: Int
     private var awaited: [MessageID: Command] = [:]
     private var replies: [MessageID: Reply] = [:]
     private var lastID: UInt16 = 0
@@ -15,15 +29,32 @@ struct Conversation: ~Copyable {
     var maximumTransferSize = 1 << 20
     var replyTimeout: Duration?
 
-    init(_ socket: UNIXSocket, maximumMessageSize: Int) throws(ClientError) {
+    init(_ transport: any Transport, maximumMessageSize: Int) throws(ClientError) {
+        main = MessageStream(transport, maximumMessageSize: maximumMessageSize)
+        self.maximumMessageSize = maximumMessageSize
+        let poller = try systemCall { () throws(Errno) in try Poller() }
+        let interest = watched.main
+        try systemCall { () throws(Errno) in
+            try poller.add(transport.pollDescriptor, token: Token.main, interest: interest)
+        }
+        self.poller = poller
+    }
+
+    /// Takes the server's requests from a second transport from now on.
+    mutating func addTwin(_ transport: any Transport) throws(ClientError) {
         do throws(Errno) {
-            stream = try MessageStream(socket, maximumMessageSize: maximumMessageSize)
+            try poller.add(transport.pollDescriptor, token: Token.twin, interest: watched.twin)
         } catch {
             throw .system(error)
         }
+        twin = MessageStream(transport, maximumMessageSize: maximumMessageSize)
+        hasHadTwin = true
     }
 
-    func close() { stream.close() }
+    func close() {
+        main.transport.shutdown()
+        twin?.transport.shutdown()
+    }
 
     /// Sends a command, whose payload `body` appends, and returns when the socket has taken it all.
     mutating func send(
@@ -35,7 +66,7 @@ struct Conversation: ~Copyable {
         writer.beginCommand(command, id: id, expectsNoReply: expectsNoReply)
         body(&writer)
         writer.finish()
-        stream.enqueue(writer.bytes, lending: descriptors)
+        main.enqueue(writer.bytes, lending: descriptors)
         if !expectsNoReply { awaited[id] = command }
         try sendAll()
         return id
@@ -73,26 +104,38 @@ struct Conversation: ~Copyable {
 
     private mutating func sendAll() throws(ClientError) {
         try sendSome()
-        while stream.hasOutgoing { _ = try exchange(until: nil) }
+        while main.hasOutgoing { _ = try exchange(until: nil) }
     }
 
     private mutating func sendSome() throws(ClientError) {
         do throws(Errno) {
-            try stream.send()
+            try main.flush()
         } catch {
             throw error.isDisconnection ? .closed : .system(error)
         }
+        do throws(Errno) {
+            try twin?.flush()
+        } catch {
+            dropTwin()
+        }
     }
 
-    /// Waits for the socket once, and takes in what comes.
+    /// Waits for the sockets once, and takes in what comes.
     ///
     /// - Returns: `false` when the deadline passed first.
     private mutating func exchange(
         orFor counter: EventCounter? = nil, until deadline: MonotonicInstant?
     ) throws(ClientError) -> Bool {
         do throws(Errno) {
-            guard try stream.wait(orFor: counter, until: deadline) else { return false }
-            guard try stream.receive() else { throw .brokenPipe }
+            let events = try wait(orFor: counter, until: deadline)
+            if events.isEmpty { return false }
+            for event in events {
+                switch event.token {
+                case Token.main: guard try main.receive() else { throw .brokenPipe }
+                case Token.twin: receiveFromTwin()
+                default: break
+                }
+            }
         } catch {
             throw error.isDisconnection ? .closed : .system(error)
         }
@@ -101,13 +144,53 @@ struct Conversation: ~Copyable {
         return true
     }
 
+    /// Waits until the peer has sent something, or takes something when there is something to send, or `counter` is
+    /// signalled.
+    private mutating func wait(
+        orFor counter: EventCounter?, until deadline: MonotonicInstant?
+    ) throws(Errno) -> Poller.Events {
+        if main.interest != watched.main {
+            watched.main = main.interest
+            try poller.change(main.transport.pollDescriptor, token: Token.main, interest: watched.main)
+        }
+        if let twin, twin.interest != watched.twin {
+            watched.twin = twin.interest
+            try poller.change(twin.transport.pollDescriptor, token: Token.twin, interest: watched.twin)
+        }
+        guard let counter else { return try poller.wait(timeout: deadline?.remaining) }
+        try poller.add(counter.rawDescriptor, token: Token.counter, interest: .readable)
+        defer { poller.remove(counter.rawDescriptor) }
+        return try poller.wait(timeout: deadline?.remaining)
+    }
+
+    private mutating func receiveFromTwin() {
+        do throws(Errno) {
+            if try twin?.receive() == false { dropTwin() }
+        } catch {
+            dropTwin()
+        }
+    }
+
+    private mutating func dropTwin() {
+        guard let twin else { return }
+        poller.remove(twin.transport.pollDescriptor)
+        twin.transport.shutdown()
+        self.twin = nil
+    }
+
     private mutating func takeMessages() throws(ClientError) {
         do throws(WireError) {
-            while let message = try stream.next() {
+            while let message = try main.next() {
                 switch message.header.kind {
                 case .reply: try take(message)
-                case .command: answer(message)
+                // It was to come over the second transport.
+                case .command where hasHadTwin: throw .wrongDirection(message.header.command)
+                case .command: answer(message, over: main)
                 }
+            }
+            while let twin, let message = try twin.next() {
+                guard message.header.kind == .command else { throw .wrongDirection(message.header.command) }
+                answer(message, over: twin)
             }
         } catch {
             close()
@@ -124,7 +207,7 @@ struct Conversation: ~Copyable {
             header: message.header, payload: message.payload, descriptors: message.descriptors)
     }
 
-    private mutating func answer(_ message: MessageStream.Incoming) {
+    private mutating func answer(_ message: MessageStream.Incoming, over stream: MessageStream) {
         let header = message.header
         var writer = MessageWriter(capacity: 64)
         do throws(MessageMemory.Refusal) {

@@ -5,7 +5,8 @@ public struct ClientProposal: Hashable, Sendable {
     public var minor: UInt16
     public var capabilities: Capabilities
 
-    /// A client that takes and gives all this package knows, except migration and a second socket.
+    /// A client that takes and gives all this package knows, except migration and a second socket; for that one set
+    /// `capabilities.twinSocket`.
     public init(minor: UInt16 = ServerOffer.minorVersion) {
         self.minor = minor
         capabilities = Capabilities()

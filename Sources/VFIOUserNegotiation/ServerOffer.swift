@@ -71,7 +71,10 @@ public struct ServerOffer: Hashable, Sendable {
         if let proposed = proposal.migration, let migration {
             answer.migration = migration.answer(to: proposed)
         }
-        if let proposed = proposal.twinSocket, proposed.isSupported && twinSocket {
+        // A client that takes no descriptor could not be given its end.
+        if let proposed = proposal.twinSocket, proposed.isSupported && twinSocket,
+            proposal.messageLimits.maximumMessageDescriptors > 0
+        {
             answer.twinSocket = .init(isSupported: true, descriptorIndex: 0)
         }
         return answer

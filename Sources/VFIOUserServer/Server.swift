@@ -14,36 +14,44 @@ public import VFIOUserWire
 /// their own. A client's disconnection, however it comes about, leaves its device without guest memory and interrupts, and
 /// otherwise as it was.
 public struct Server: Sendable {
+    /// The longest time of busy polling: a second of a core for every message is as much as anyone may want.
+    public static let maximumBusyPoll = Duration.seconds(1)
+
     let devices: DeviceSupply
     let limits: ServerLimits
-    let report: @Sendable (ServerEvent) -> Void
-    private let decorate: @Sendable (UNIXSocket) -> any Transport
+    private let options: ConnectionOptions
+    var report: @Sendable (ServerEvent) -> Void { options.report }
 
     /// - Parameters:
+    ///   - busyPoll: for how long after each message the serving thread goes on asking the socket before it sleeps. That
+    ///     answers the next message sooner, by the time that waking takes, and costs all of a core meanwhile; it pays
+    ///     only where server and client have a core each, and makes answers later where they have not. Everything else
+    ///     is looked at every few microseconds. At most `maximumBusyPoll`; zero for never.
     ///   - report: told what happens, on the thread of the client that it happens to, so by several threads at once; must
     ///     not take long.
-    ///   - decorate: puts something between a client's socket and its session, such as what writes down or disturbs
-    ///     their conversation.
+    ///   - decorate: puts something between a client's sockets and its session, such as what writes down or disturbs
+    ///     their conversation. Called on the client's thread, for its second socket after its first.
     /// - Precondition: the number of clients is one of `ServerLimits.clientCounts`.
     public init(
-        devices: DeviceSupply, limits: ServerLimits = ServerLimits(),
+        devices: DeviceSupply, limits: ServerLimits = ServerLimits(), busyPoll: Duration = .zero,
         report: @escaping @Sendable (ServerEvent) -> Void = { _ in },
-        decorate: @escaping @Sendable (UNIXSocket) -> any Transport = { $0 }
+        decorate: @escaping @Sendable (UNIXSocket, TransportRole) -> any Transport = { socket, _ in socket }
     ) {
         precondition(ServerLimits.clientCounts.contains(devices.maximumClients), "a server has 1 to 64 clients")
         self.devices = devices
         self.limits = limits
-        self.report = report
-        self.decorate = decorate
+        options = ConnectionOptions(
+            limits: limits.session, busyPoll: min(busyPoll, Self.maximumBusyPoll), report: report, decorate: decorate)
     }
 
     /// A server of one device, for one client at a time.
     public init(
-        device: any Device, limits: ServerLimits = ServerLimits(),
+        device: any Device, limits: ServerLimits = ServerLimits(), busyPoll: Duration = .zero,
         report: @escaping @Sendable (ServerEvent) -> Void = { _ in },
-        decorate: @escaping @Sendable (UNIXSocket) -> any Transport = { $0 }
+        decorate: @escaping @Sendable (UNIXSocket, TransportRole) -> any Transport = { socket, _ in socket }
     ) {
-        self.init(devices: .exclusive(device), limits: limits, report: report, decorate: decorate)
+        self.init(
+            devices: .exclusive(device), limits: limits, busyPoll: busyPoll, report: report, decorate: decorate)
     }
 
     /// Serves the clients that come to `listener` until `stop` is signalled, which ends every connection. When it returns,
@@ -90,7 +98,7 @@ public struct Server: Sendable {
         } catch {
             throw .system(error)
         }
-        var connection = try Connection.open(decorate(socket), to: device, limits: limits.session, report: report)
+        var connection = try Connection.open(socket, to: device, options)
         return connection.run(until: stop, onEnd: onEnd)
     }
 }

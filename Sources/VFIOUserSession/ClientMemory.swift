@@ -44,10 +44,16 @@ public final class ClientMemory: Sendable {
     }
 
     /// Fails every transfer under way and all that are still to come: the client is gone.
-    public func close() {
+    public func close() { close(.cancelled) }
+
+    /// As `close`, for a client that is still there but has closed the socket on which it was asked. Devices see it as
+    /// an error of the transfer.
+    public func disconnect() { close(.inputOutput) }
+
+    private func close(_ reason: DMAError) {
         state.update { state in
-            state.isClosed = true
-            for ticket in state.transfers.keys { state.finish(ticket, .failure(.cancelled)) }
+            state.closed = reason
+            for ticket in state.transfers.keys { state.finish(ticket, .failure(reason)) }
         }
     }
 }
@@ -154,7 +160,8 @@ extension ClientMemory {
     /// Begins a transfer, of one message or many, and returns what ties them together.
     private func begin() throws(DMAError) -> UInt64 {
         try state.withLock { (state) throws(DMAError) in
-            guard !state.isClosed, !state.isSuspended else { throw .cancelled }
+            if let reason = state.closed { throw reason }
+            guard !state.isSuspended else { throw .cancelled }
             return state.epoch
         }
     }
@@ -166,7 +173,8 @@ extension ClientMemory {
         _ request: Request, for mapping: ObjectIdentifier, _ epoch: UInt64
     ) throws(DMAError) -> [UInt8] {
         let ticket = try state.withLock { (state) throws(DMAError) -> UInt64 in
-            guard !state.isClosed, state.epoch == epoch, !state.revoked.contains(mapping) else { throw .cancelled }
+            if let reason = state.closed { throw reason }
+            guard state.epoch == epoch, !state.revoked.contains(mapping) else { throw .cancelled }
             return state.submit(Transfer(mapping: mapping, request: request))
         }
         wake.signal()
@@ -226,7 +234,8 @@ extension ClientMemory {
         /// Counts the times that all transfers were ended.
         var epoch: UInt64 = 0
         var isSuspended = false
-        var isClosed = false
+        /// Why there are no more transfers; `nil` as long as there are.
+        var closed: DMAError?
         private let limits: SessionLimits
         private var lastTicket: UInt64 = 0
         private var lastID: UInt16 = 0

@@ -29,6 +29,8 @@ public enum RequestRefusal: Error, Hashable, Sendable {
     case unsupportedFeature
     /// Anything but a version message at the start, or a second version message.
     case outOfOrder(Command)
+    /// A command where only replies to the server's own come.
+    case commandOnTwinSocket(Command)
     /// The range would cut a mapping in two.
     case splitsMapping
     /// No way leads from one state of migration to another.
@@ -54,7 +56,7 @@ public enum RequestRefusal: Error, Hashable, Sendable {
         case .notStopped(let failure): failure.errno.rawValue
         case .lostDescriptors, .tooManyDescriptors, .noSuchRegion, .outsideRegion, .noSuchInterrupt,
             .unsupportedInterruptChange,
-            .tooManyBytes, .unsupportedFeature, .outOfOrder, .splitsMapping, .noTransition, .wrongState, .badState,
+            .tooManyBytes, .unsupportedFeature, .outOfOrder, .splitsMapping, .commandOnTwinSocket, .noTransition, .wrongState, .badState,
             .loggingIsOn, .loggingIsOff:
             Errno.invalidArgument.rawValue
         }

@@ -16,12 +16,15 @@ public import VFIOUserWire
 ///        └────────────────►  ended
 ///
 /// It opens no socket and starts no thread: the connection brings each message with its descriptors, sends what the
-/// session wrote, and closes when it is told to. All calls come on the connection's thread. Guest memory belongs to the
+/// session wrote, opens a second socket and closes when it is told to. All calls come on the connection's thread. Guest memory belongs to the
 /// session: it begins with an empty address space, which the device is attached to until `end()`.
 public struct Session: ~Copyable {
     /// What the connection does once it has sent the reply.
     public enum Outcome: Sendable {
         case goOn
+        /// The reply promises the client a second socket: the connection makes a pair, sends one end along with the reply
+        /// as its only descriptor, and from now on sends what the server asks of the client over the other.
+        case openTwinSocket
         /// The peer broke the protocol beyond repair.
         case close
     }
@@ -110,7 +113,7 @@ public struct Session: ~Copyable {
     ) -> Outcome {
         lastRefusal = nil
         if header.kind == .reply {
-            _ = clientMemory.receive(header, payload: payload)
+            if agreement?.twinSocketDescriptorIndex == nil { _ = clientMemory.receive(header, payload: payload) }
             return .goOn
         }
         do throws(RequestRefusal) {
@@ -119,7 +122,9 @@ public struct Session: ~Copyable {
             let request = try parse(header, payload, descriptorCount: descriptors.count)
             switch (phase, request) {
             case (.awaitingVersion, .version):
-                phase = .serving(try negotiate(header, payload, &reply))
+                let agreement = try negotiate(header, payload, &reply)
+                phase = .serving(agreement)
+                if agreement.twinSocketDescriptorIndex != nil { return .openTwinSocket }
             case (.serving, .version), (.awaitingVersion, _), (.ended, _):
                 throw .outOfOrder(header.command)
             case (.serving, _):
@@ -131,6 +136,21 @@ public struct Session: ~Copyable {
             reply.refuse(header, errorNumber: error.errorNumber)
             return agreement == nil ? .close : .goOn
         }
+    }
+
+    /// Handles one whole message of the second socket, over which a client only replies.
+    public mutating func handleTwin(
+        _ header: MessageHeader, payload: Span<UInt8>, reply: inout SessionReply
+    ) -> Outcome {
+        lastRefusal = nil
+        if header.kind == .reply {
+            _ = clientMemory.receive(header, payload: payload)
+            return .goOn
+        }
+        let refusal = RequestRefusal.commandOnTwinSocket(header.command)
+        lastRefusal = refusal
+        reply.refuse(header, errorNumber: refusal.errorNumber)
+        return .close
     }
 
     /// Answers a stream that cannot be read any further; the connection closes.
@@ -156,6 +176,9 @@ public struct Session: ~Copyable {
         _ header: MessageHeader, _ payload: Span<UInt8>, _ reply: inout SessionReply
     ) throws(RequestRefusal) -> Agreement {
         do throws(NegotiationError) {
+            var offer = offer
+            // The client's end goes with the reply.
+            if header.expectsNoReply { offer.twinSocket = false }
             let agreement = try offer.answer(payload)
             clientMemory.limitTransfers(toBytes: agreement.sending.maximumTransferSize)
             reply.answer(header) { agreement.writeReply(to: &$0) }

@@ -6,6 +6,8 @@ public import VFIOUserWire
 /// Descriptors come with the bytes of one `sendmsg`, and a read never goes past such bytes. So they belong to the last
 /// message that begins in the read that brought them, or, when none does, to the one that goes on through it: the
 /// message `m` whose end is the first not before the end of that read.
+///
+/// A message without descriptors costs the heap nothing once the buffer has grown to its size.
 public struct MessageReader: ~Copyable {
     /// Room for many small messages in one read; a longer message gets as much as it says it needs, which the framer
     /// has checked against the limit.
@@ -28,17 +30,29 @@ public struct MessageReader: ~Copyable {
         case broken(id: MessageID, command: Command, error: WireError)
     }
 
-    private struct Arrival: ~Copyable {
-        /// Where in `bytes` the read ended that brought the descriptors.
+    /// What one read came to.
+    public enum Arrival: Hashable, Sendable {
+        case nothing
+        /// Some bytes; `mayBeMore` when the read stopped short of what may be there, at descriptors or at the end of the
+        /// room.
+        case bytes(mayBeMore: Bool)
+        /// The peer has closed its side.
+        case end
+    }
+
+    /// Descriptors that arrived, the next `count` of `pending`.
+    private struct Batch {
+        /// Where in `bytes` the read ended that brought them.
         var end: Int
-        var descriptors: DescriptorBundle
+        let count: Int
         let isIncomplete: Bool
     }
 
     public private(set) var bytes = [UInt8](repeating: 0, count: initialCapacity)
     /// The part of `bytes` that has arrived and not been handled.
     private var filled = 0..<0
-    private var arrivals: [ArrivalBox] = []
+    private var batches: [Batch] = []
+    private var pending = DescriptorBundle()
     private let framer: MessageFramer
     private let maximumPendingDescriptors: Int
 
@@ -52,50 +66,47 @@ public struct MessageReader: ~Copyable {
         self.maximumPendingDescriptors = maximumPendingDescriptors
     }
 
-    /// Noncopyable values cannot be array elements yet.
-    private final class ArrivalBox {
-        var arrival: Arrival
-
-        init(_ arrival: consuming Arrival) {
-            self.arrival = arrival
+    /// Reads what has arrived, without waiting.
+    ///
+    /// - Throws: what `recvmsg(2)` answers, but not `EAGAIN` and `EINTR`; `ETOOMANYREFS` for more descriptors than any
+    ///   message has.
+    public mutating func receive(from transport: any Transport) throws(Errno) -> Arrival {
+        makeRoom()
+        let free = filled.upperBound..<bytes.count
+        do throws(Errno) {
+            var received = try Self.read(from: transport, into: &bytes, free)
+            let mayBeMore = !received.descriptors.isEmpty || received.count == free.count
+            filled = filled.lowerBound..<filled.upperBound + received.count
+            if !received.descriptors.isEmpty || received.lostDescriptors {
+                let count = received.descriptors.count
+                guard pending.count + count <= maximumPendingDescriptors else { throw .tooManyReferences }
+                batches.append(
+                    Batch(end: filled.upperBound, count: count, isIncomplete: received.lostDescriptors))
+                pending.append(contentsOf: received.descriptors.takeFirst(count))
+            }
+            return received.count > 0 ? .bytes(mayBeMore: mayBeMore) : .end
+        } catch .wouldBlock {
+            return .nothing
+        } catch .interrupted {
+            return .nothing
         }
     }
 
-    /// Reads what has arrived.
-    ///
-    /// - Returns: `false` when the peer has closed its side.
-    /// - Throws: what `recvmsg(2)` answers, but not `EAGAIN`; `ETOOMANYREFS` for more descriptors than any message has.
-    public mutating func receive(from transport: any Transport) throws(Errno) -> Bool {
-        makeRoom()
-        var result: Result<Int, Errno> = .success(0)
-        let free = filled.upperBound..<bytes.count
-        let descriptorRoom = maximumPendingDescriptors - pendingDescriptorCount
-        var arrival: Arrival?
+    private static func read(
+        from transport: any Transport, into bytes: inout [UInt8], _ place: Range<Int>
+    ) throws(Errno) -> ReceivedBytes {
+        var received: ReceivedBytes?
+        var failure = Errno.wouldBlock
         unsafe bytes.withUnsafeMutableBytes { buffer in
             do throws(Errno) {
-                let room = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[free])
-                var received = unsafe try transport.receive(into: room, waiting: false)
-                result = .success(received.count)
-                if !received.descriptors.isEmpty || received.lostDescriptors {
-                    var descriptors = DescriptorBundle()
-                    swap(&descriptors, &received.descriptors)
-                    if descriptors.count > descriptorRoom { throw .tooManyReferences }
-                    arrival = Arrival(
-                        end: free.lowerBound + received.count, descriptors: descriptors,
-                        isIncomplete: received.lostDescriptors)
-                }
+                let room = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[place])
+                received = unsafe try transport.receive(into: room, waiting: false)
             } catch {
-                result = .failure(error)
+                failure = error
             }
         }
-        if let arrival { arrivals.append(ArrivalBox(arrival)) }
-        do throws(Errno) {
-            let count = try result.get()
-            filled = filled.lowerBound..<filled.upperBound + count
-            return count > 0
-        } catch .wouldBlock {
-            return true
-        }
+        guard let received = received.take() else { throw failure }
+        return received
     }
 
     /// Takes the next whole message off the front.
@@ -107,21 +118,18 @@ public struct MessageReader: ~Copyable {
             let end = filled.lowerBound + header.byteCount
             let payload = filled.lowerBound + MessageHeader.byteCount..<end
             filled = end..<filled.upperBound
-            var descriptors = DescriptorBundle()
-            var lost = false
-            while let first = arrivals.first, first.arrival.end <= end {
-                var taken = DescriptorBundle()
-                swap(&taken, &first.arrival.descriptors)
-                descriptors.append(contentsOf: taken)
-                lost = lost || first.arrival.isIncomplete
-                arrivals.removeFirst()
+            var count = 0
+            var hasLost = false
+            while let first = batches.first, first.end <= end {
+                count += first.count
+                hasLost = hasLost || first.isIncomplete
+                batches.removeFirst()
             }
             return .message(
-                Message(header: header, payload: payload, descriptors: descriptors, lostDescriptors: lost))
+                Message(
+                    header: header, payload: payload, descriptors: pending.takeFirst(count), lostDescriptors: hasLost))
         }
     }
-
-    private var pendingDescriptorCount: Int { arrivals.reduce(0) { $0 + $1.arrival.descriptors.count } }
 
     /// Moves what is there to the front when that helps, and grows the buffer when one message needs it.
     private mutating func makeRoom() {
@@ -139,6 +147,6 @@ public struct MessageReader: ~Copyable {
         guard distance > 0 else { return }
         for place in filled { bytes[place - distance] = bytes[place] }
         filled = filled.lowerBound - distance..<filled.upperBound - distance
-        for box in arrivals { box.arrival.end -= distance }
+        for index in batches.indices { batches[index].end -= distance }
     }
 }

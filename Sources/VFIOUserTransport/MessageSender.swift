@@ -16,7 +16,7 @@ public struct MessageSender: ~Copyable {
     /// Sends a message, or as much of it as the transport takes.
     ///
     /// - Precondition: nothing waits.
-    /// - Throws: what `sendmsg(2)` answers, but not `EAGAIN`.
+    /// - Throws: what `sendmsg(2)` answers, but not `EAGAIN` and `EINTR`.
     public mutating func send(
         _ bytes: [UInt8], _ descriptors: borrowing DescriptorBundle, to transport: any Transport
     ) throws(Errno) {
@@ -51,6 +51,8 @@ public struct MessageSender: ~Copyable {
         do throws(Errno) {
             return try result.get()
         } catch .wouldBlock {
+            return 0
+        } catch .interrupted {
             return 0
         }
     }

@@ -11,13 +11,15 @@ public protocol Transport: AnyObject, Sendable {
     /// Reads what is there, at most `buffer.count` bytes, and the descriptors that came with it.
     ///
     /// - Parameter waiting: whether to wait for the first byte.
-    /// - Throws: `EAGAIN` when nothing is there and `waiting` is false; others from `recvmsg(2)`.
+    /// - Throws: `EAGAIN` when nothing is there and `waiting` is false; `EINTR` when it may be tried again; others from
+    ///   `recvmsg(2)`.
     func receive(into buffer: UnsafeMutableRawBufferPointer, waiting: Bool) throws(Errno) -> ReceivedBytes
 
     /// Sends bytes with one system call, descriptors attached to the first of them.
     ///
     /// - Returns: how many bytes were taken; if that is not all, the rest must follow without descriptors.
-    /// - Throws: `EAGAIN` when there is no room and `waiting` is false; `EPIPE` when the peer is gone.
+    /// - Throws: `EAGAIN` when there is no room and `waiting` is false; `EINTR` when it may be tried again; `EPIPE` when
+    ///   the peer is gone.
     func send(
         _ bytes: UnsafeRawBufferPointer, descriptors: borrowing DescriptorBundle, waiting: Bool
     ) throws(Errno) -> Int
@@ -26,12 +28,14 @@ public protocol Transport: AnyObject, Sendable {
     func shutdown()
 }
 
+/// Which of a connection's sockets a transport stands on.
+public enum TransportRole: Sendable {
+    /// The one that the client connected, over which it asks and is answered.
+    case main
+    /// The second one, for what the server asks of the client, and the first one's transport.
+    case twin(of: any Transport)
+}
+
 extension UNIXSocket: Transport {
     public var pollDescriptor: Int32 { descriptor.rawValue }
-
-    public func send(
-        _ bytes: UnsafeRawBufferPointer, descriptors: borrowing DescriptorBundle, waiting: Bool
-    ) throws(Errno) -> Int {
-        unsafe try send(bytes, UnsafeRawBufferPointer(start: nil, count: 0), descriptors: descriptors, waiting: waiting)
-    }
 }

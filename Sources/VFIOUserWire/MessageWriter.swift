@@ -107,7 +107,12 @@ extension MessageWriter {
     @discardableResult
     public mutating func appendZeros(_ count: Int) -> Range<Int> {
         let start = bytes.count
-        bytes.append(contentsOf: repeatElement(0, count: count))
+        if count <= 8 {
+            // As many as a register has. In a build that is not optimised the other way calls the heap for each.
+            for _ in 0..<count { bytes.append(0) }
+        } else {
+            bytes.append(contentsOf: repeatElement(0, count: count))
+        }
         return start..<bytes.count
     }
 

@@ -5,6 +5,7 @@ import LinuxHost
 import Logging
 import VFIOUserRecording
 import VFIOUserServer
+import VFIOUserTransport
 import VFIOUserWire
 
 /// `outboard serve DEVICE`
@@ -74,6 +75,30 @@ struct ServeOptions: ParsableArguments {
 
     @OptionGroup var recording: RecordingOptions
 
+    @Option(
+        help: .init(
+            """
+            After each message, go on asking the socket for so long before sleeping, at most a second. Answers the next \
+            one sooner where server and client have a core each, and takes all of one meanwhile.
+            """,
+            valueName: "microseconds"))
+    var busyPoll = 0
+
+    @Option(
+        help: .init(
+            """
+            Make faults on purpose, such as seed=7,short-reads=20%,delay=1ms. \(FaultPlan.names.joined(separator: ", ")).
+            """,
+            valueName: "faults"),
+        transform: { text in
+            do throws(FaultPlanError) {
+                return try FaultPlan(parsing: text)
+            } catch {
+                throw ValidationError("--inject: \(error)")
+            }
+        })
+    var inject: FaultPlan?
+
     /// Whether the socket may still come from the configuration file.
     var mayLackSocket: Bool { config != nil }
 
@@ -85,6 +110,7 @@ struct ServeOptions: ParsableArguments {
         if let maxClients, !DeviceConfiguration.clientCounts.contains(maxClients) {
             throw ValidationError("--max-clients takes 1 to 64")
         }
+        if !(0...1_000_000).contains(busyPoll) { throw ValidationError("--busy-poll takes 0 to 1000000 microseconds") }
         if let fd, fd < 3 { throw ValidationError("--fd takes an inherited descriptor, 3 or above") }
     }
 }
@@ -120,7 +146,9 @@ extension ServeOptions {
         case (nil, let descriptor?, _), (nil, nil, .descriptor(let descriptor)): endpoint = .descriptor(descriptor)
         case (nil, nil, nil): throw Failure(message: "\(config ?? ""): names no socket, and neither did an option")
         }
-        return Service(deviceName: deviceName, endpoint: endpoint, logLevel: logLevel, recording: recording)
+        return Service(
+            deviceName: deviceName, endpoint: endpoint, logLevel: logLevel, busyPoll: .microseconds(busyPoll),
+            faults: inject, recording: recording)
     }
 
     /// The bytes of a file of reasonable size.
@@ -153,11 +181,18 @@ struct Service {
     let deviceName: String
     let endpoint: Endpoint
     let logger: Logger
+    private let busyPoll: Duration
+    private let faults: FaultPlan?
     private let recording: RecordingOptions
 
-    init(deviceName: String, endpoint: Endpoint, logLevel: Logger.Level, recording: RecordingOptions) {
+    init(
+        deviceName: String, endpoint: Endpoint, logLevel: Logger.Level, busyPoll: Duration, faults: FaultPlan?,
+        recording: RecordingOptions
+    ) {
         self.deviceName = deviceName
         self.endpoint = endpoint
+        self.busyPoll = busyPoll
+        self.faults = faults
         self.recording = recording
         var logger = Logger(label: deviceName) { StandardErrorLog(label: $0) }
         logger.logLevel = logLevel
@@ -230,7 +265,8 @@ struct Service {
     ) throws {
         let recorder = try recording.recorder(of: deviceName, logger)
         defer { recorder?.finish() }
-        let server = Server(devices: try makeDevices(), report: report) { recorder?.transport(over: $0) ?? $0 }
+        let server = Server(
+            devices: try makeDevices(), busyPoll: busyPoll, report: report, decorate: decorator(recorder))
         let (stop, ended) = (try EventCounter(), try EventCounter())
         let thread = try OSThread(name: "connection") {
             work(server, stop)
@@ -240,6 +276,20 @@ struct Service {
         defer { thread.join() }
         defer { stop.signal() }
         try waitForEnd(signals, ended)
+    }
+
+    /// What stands between a client's sockets and its session: faults next to the socket, so that a recording has what
+    /// the session saw of them.
+    private func decorator(_ recorder: Recorder?) -> @Sendable (UNIXSocket, TransportRole) -> any Transport {
+        { [faults] socket, role in
+            let number: UInt64 = if case .twin = role { 1 } else { 0 }
+            let transport: any Transport = faults.map { FaultyTransport(socket, $0, number: number) } ?? socket
+            guard let recorder else { return transport }
+            switch role {
+            case .main: return recorder.transport(over: transport)
+            case .twin(let main): return recorder.transport(overTwin: transport, of: main)
+            }
+        }
     }
 
     private func waitForEnd(_ signals: borrowing SignalQueue, _ ended: EventCounter) throws(Errno) {

@@ -285,6 +285,37 @@ private func withRemoteMemory(
         }
     }
 
+    @Test func `S62 S20 a client that never answers keeps sixteen IDs and no more, until late answers come`() throws {
+        try withRemoteMemory { peer, memory in
+            func begin() throws {
+                try peer.enableBusMaster()
+                try peer.startEduRead(from: base, count: 64)
+            }
+            var unanswered: [PeerMemory.Request] = []
+            for _ in 0..<16 {
+                try begin()
+                unanswered.append(try memory.nextRequest(peer))
+                try peer.succeed(Number.resetDevice)
+            }
+            #expect(Set(unanswered.map(\.id)).count == 16)
+            for _ in 0..<4 {
+                try begin()
+                // These take no message but their reply.
+                for _ in 0..<5 { try peer.succeed(Number.getDeviceInfo, Payload.deviceInfo()) }
+                #expect(try peer.isEduTransferring())
+                try peer.succeed(Number.resetDevice)
+            }
+            try begin()
+            try memory.answer(unanswered[3], peer)
+            let request = try memory.nextRequest(peer)
+            #expect(unanswered.enumerated().allSatisfy { $0.offset == 3 || $0.element.id != request.id })
+            try memory.answer(request, peer)
+            for late in unanswered where late.id != unanswered[3].id { try memory.answer(late, peer) }
+            _ = try memory.serve(peer, until: .reads(1))
+            try peer.waitForEdu()
+        }
+    }
+
     @Test func `S63 the IDs of the two directions have nothing to do with each other`() throws {
         try withRemoteMemory { peer, memory in
             try peer.startEduRead(from: base, count: 64)

@@ -3,6 +3,10 @@ import Glibc
 import LinuxHost
 import VFIOUserServer
 import VFIOUserSession
+import VFIOUserTransport
+
+/// `Server`'s; one of the suites has the name of the protocol.
+typealias Decorator = @Sendable (UNIXSocket, TransportRole) -> any VFIOUserTransport.Transport
 
 /// A server at a path, serving a device to whoever connects, on a thread of its own.
 final class TestServer {
@@ -12,7 +16,7 @@ final class TestServer {
     private let thread: OSThread
     private let log: EventLog
 
-    init(_ devices: DeviceSupply, _ limits: ServerLimits) throws {
+    init(_ devices: DeviceSupply, _ limits: ServerLimits, busyPoll: Duration, decorate: @escaping Decorator) throws {
         var template = Array("/tmp/outboard-conformance-XXXXXX".utf8CString)
         guard unsafe mkdtemp(&template) != nil else { throw Errno(rawValue: errno) }
         directory = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
@@ -23,7 +27,9 @@ final class TestServer {
         self.stop = stop
         self.log = log
         thread = try OSThread(name: "server") {
-            try? Server(devices: devices, limits: limits) { log.append($0) }.run(listener.listener, until: stop)
+            try? Server(
+                devices: devices, limits: limits, busyPoll: busyPoll, report: { log.append($0) }, decorate: decorate
+            ).run(listener.listener, until: stop)
         }
     }
 
@@ -85,15 +91,19 @@ private final class EventLog: Sendable {
 }
 
 /// Runs `body` with a server of one device that clients can connect to.
-func withServer(of device: any Device, _ body: (TestServer) throws -> Void) throws {
-    try withServer(of: .exclusive(device), body)
+func withServer(
+    of device: any Device, busyPoll: Duration = .zero, decorate: @escaping Decorator = { socket, _ in socket },
+    _ body: (TestServer) throws -> Void
+) throws {
+    try withServer(of: .exclusive(device), busyPoll: busyPoll, decorate: decorate, body)
 }
 
 /// Runs `body` with a server that clients can connect to.
 func withServer(
-    of devices: DeviceSupply, limits: ServerLimits = ServerLimits(), _ body: (TestServer) throws -> Void
+    of devices: DeviceSupply, limits: ServerLimits = ServerLimits(), busyPoll: Duration = .zero,
+    decorate: @escaping Decorator = { socket, _ in socket }, _ body: (TestServer) throws -> Void
 ) throws {
-    let server = try TestServer(devices, limits)
+    let server = try TestServer(devices, limits, busyPoll: busyPoll, decorate: decorate)
     defer { server.end() }
     try body(server)
 }
@@ -103,6 +113,7 @@ func withServer(
 /// With `records` the pair keeps message boundaries, so that the client sees what went out in one `sendmsg`.
 func withPeer(
     of device: any Device, limits: SessionLimits = SessionLimits(), negotiated: Bool = true, records: Bool = false,
+    busyPoll: Duration = .zero, decorate: @escaping Decorator = { socket, _ in socket },
     _ body: (RawPeer) throws -> Void
 ) throws {
     var serverLimits = ServerLimits()
@@ -110,7 +121,7 @@ func withPeer(
     let (ours, theirs) = try socketPair(records ? SOCK_SEQPACKET : SOCK_STREAM)
     let stop = try EventCounter()
     let thread = try OSThread(name: "server") { [serverLimits] in
-        Server(device: device, limits: serverLimits).serve(theirs, until: stop)
+        Server(device: device, limits: serverLimits, busyPoll: busyPoll, decorate: decorate).serve(theirs, until: stop)
     }
     defer {
         stop.signal()

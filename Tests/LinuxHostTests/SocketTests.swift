@@ -90,20 +90,6 @@ import Testing
         }
     }
 
-    @Test func `two buffers go out as one message`() throws {
-        let (left, right) = try UNIXSocket.pair()
-        let head = Array("head ".utf8)
-        let body = Array("body".utf8)
-        let count = try unsafe head.withUnsafeBytes { head in
-            try unsafe body.withUnsafeBytes { body in
-                unsafe try left.send(head, body, descriptors: DescriptorBundle(), waiting: true)
-            }
-        }
-        #expect(count == 9)
-        let received = try right.receive()
-        #expect(received.text == "head body")
-    }
-
     @Test func `nothing to read, no room to write and a closed peer are told apart`() throws {
         let (left, right) = try UNIXSocket.pair()
         #expect(errorOf { () throws(Errno) in _ = try right.receive() } == .wouldBlock)

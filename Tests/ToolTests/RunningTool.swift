@@ -8,15 +8,19 @@ final class RunningTool {
     private let directory: String
     private let process = Process()
 
+    /// - Parameters:
+    ///   - arguments: the device and what else stands on its command line.
+    ///   - tracer: a program and its arguments that runs the tool.
     init(
-        serving arguments: [String] = ["edu"], standardOutput: FileHandle = .nullDevice,
+        serving arguments: [String] = ["edu"], under tracer: [String] = [], standardOutput: FileHandle = .nullDevice,
         standardError: FileHandle = .nullDevice
     ) throws {
         directory = FileManager.default.temporaryDirectory.path + "/outboard-\(UUID().uuidString.prefix(8))"
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
         socketPath = directory + "/socket"
-        process.executableURL = Self.executable
-        process.arguments = ["serve"] + arguments + ["--socket-path", socketPath]
+        let command = tracer + [Self.executable.path, "serve"] + arguments + ["--socket-path", socketPath]
+        process.executableURL = URL(fileURLWithPath: command[0])
+        process.arguments = Array(command.dropFirst())
         process.standardOutput = standardOutput
         process.standardError = standardError
         try process.run()
@@ -78,6 +82,19 @@ final class RunningTool {
     /// Asks it to end, and answers with its status; `nil` when it had to be killed.
     func terminate() -> Int32? {
         process.terminate()
+        return waitForEnd()
+    }
+
+    /// As `terminate`, for one that runs under a tracer: it is the tracer's only child.
+    func terminateTraced() throws -> Int32? {
+        let number = process.processIdentifier
+        let children = try String(contentsOfFile: "/proc/\(number)/task/\(number)/children", encoding: .utf8)
+        if let child = Int32(children.trimmingCharacters(in: .whitespaces)) { kill(child, SIGTERM) }
+        return waitForEnd()
+    }
+
+    /// The status that it ends with of its own accord; `nil` when it does not.
+    func waitForEnd() -> Int32? {
         var patience = 3000
         while process.isRunning && patience > 0 {
             usleep(10_000)

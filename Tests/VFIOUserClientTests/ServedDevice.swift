@@ -9,6 +9,15 @@ import VFIOUserServer
 func withClient(
     of device: any Device, proposal: ClientProposal = ClientProposal(), _ body: (Client) throws -> Void
 ) throws {
+    try withServedSocket(of: device) { socket in
+        let client = try Client(socket, proposal: proposal)
+        client.replyTimeout = .seconds(120)
+        try body(client)
+    }
+}
+
+/// Runs `body` with a socket over which a device is served.
+func withServedSocket(of device: any Device, _ body: (UNIXSocket) throws -> Void) throws {
     let (ours, theirs) = try UNIXSocket.pair()
     let stop = try EventCounter()
     let thread = try OSThread(name: "server") { Server(device: device).serve(theirs, until: stop) }
@@ -16,9 +25,7 @@ func withClient(
         stop.signal()
         thread.join()
     }
-    let client = try Client(ours, proposal: proposal)
-    client.replyTimeout = .seconds(120)
-    try body(client)
+    try body(ours)
 }
 
 /// The error that `body` throws, `nil` when it throws none.

@@ -71,20 +71,16 @@ static inline ssize_t shim_receive_message(int socket, void *bytes, size_t count
     return received;
 }
 
-// One sendmsg(2) of up to two segments, with descriptors attached to its first byte.
-static inline ssize_t shim_send_message(int socket, const void *first, size_t first_count,
-                                        const void *second, size_t second_count, int flags,
+// One sendmsg(2), with descriptors attached to its first byte.
+static inline ssize_t shim_send_message(int socket, const void *bytes, size_t count, int flags,
                                         const int *descriptors, int descriptor_count)
 {
     union {
         struct cmsghdr align;
         char bytes[CMSG_SPACE(sizeof(int) * SHIM_MAXIMUM_DESCRIPTORS)];
     } control;
-    struct iovec segments[2] = {
-        { .iov_base = (void *)first, .iov_len = first_count },
-        { .iov_base = (void *)second, .iov_len = second_count },
-    };
-    struct msghdr message = { .msg_iov = segments, .msg_iovlen = second_count ? 2 : 1 };
+    struct iovec segment = { .iov_base = (void *)bytes, .iov_len = count };
+    struct msghdr message = { .msg_iov = &segment, .msg_iovlen = 1 };
     if (descriptor_count > 0) {
         if (descriptor_count > SHIM_MAXIMUM_DESCRIPTORS) {
             errno = EINVAL;
