@@ -73,7 +73,8 @@ extension Doorbell.Trigger {
         switch self {
         case .value(let value, let byteCount):
             RegionIODescriptor(
-                offset: offset, size: UInt64(byteCount), descriptorIndex: descriptorIndex, flags: RegionIODescriptor.matchesData,
+                offset: offset, size: UInt64(byteCount), descriptorIndex: descriptorIndex,
+                flags: RegionIODescriptor.matchesData,
                 kind: .event(dataMatch: value))
         case .anyValue(let byteCount):
             RegionIODescriptor(
