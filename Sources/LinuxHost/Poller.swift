@@ -26,6 +26,9 @@ public struct Poller: ~Copyable, Sendable {
         public let ready: Interest
     }
 
+    /// How many events one wait returns at most; when there are more, the others come with the next.
+    public static var batch: Int { Int(SHIM_EPOLL_BATCH) }
+
     private let descriptor: OwnedDescriptor
 
     public init() throws(Errno) {

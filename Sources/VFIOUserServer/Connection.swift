@@ -89,8 +89,10 @@ struct Connection: ~Copyable {
     private mutating func serve() throws(Errno) -> ServerEvent.Ending {
         while true {
             let looksForMessages = watchedInterest == .readable
-            var mayHaveMore = !looksForMessages
-            for event in try poller.wait(timeout: looksForMessages && !rings.isEmpty ? .zero : nil) {
+            let events = try poller.wait(timeout: looksForMessages && !rings.isEmpty ? .zero : nil)
+            // Whether messages may have been sent before the rings of which this wait tells that have not been read.
+            var mayHaveMore = !looksForMessages || events.count == Poller.batch
+            for event in events {
                 if rings.note(event, of: session.givenDoorbells) { continue }
                 switch Token(rawValue: event.token) {
                 case .socket:
@@ -140,7 +142,13 @@ struct Connection: ~Copyable {
 
     /// Notes what was rung before the messages were sent that have just been read.
     private mutating func noteRings() throws(Errno) {
-        for event in try poller.wait(timeout: .zero) { _ = rings.note(event, of: session.givenDoorbells) }
+        var isComplete = false
+        while !isComplete {
+            let count = rings.count
+            let events = try poller.wait(timeout: .zero)
+            for event in events { _ = rings.note(event, of: session.givenDoorbells) }
+            isComplete = events.count < Poller.batch || rings.count == count
+        }
     }
 
     private mutating func ringDoorbells() {

@@ -126,7 +126,8 @@ private let base: UInt64 = 0x10_0000
         }
     }
 
-    @Test func `S54 an unmap that a device does not let go for is refused after the wait, and not before it can be`()
+    @Test
+    func `S54 an unmap that a device does not let go for is refused when the wait is over, and may be tried again`()
         throws
     {
         var limits = SessionLimits()
