@@ -11,6 +11,12 @@ public import PCI
 /// Not implemented, and said so to the host: namespace management, Format, firmware download, self-test, sanitize,
 /// security, directives, reservations, Write Uncorrectable, Copy, metadata and protection information, scatter-gather
 /// lists, controller memory buffer, shadow doorbells, weighted arbitration, keep-alive.
+///
+/// Every doorbell comes by message. It carries a value, how far its queue has got, and the event counter of a `Doorbell`
+/// carries none. Beside a counter the value could lie in a page that is shared with the client, but only somebody who sees
+/// the guest's write can put it there: KVM, which has no such page, or a client that traps the write itself, which then is
+/// as quick to send it. NVMe's own way is the shadow doorbell buffer, where the guest's driver puts the values; without a
+/// trap it leaves nothing for a counter to do.
 public final class NVMeController: PCIDeviceModel {
     let engine: NVMeEngine
     private let workers: [OSThread]

@@ -16,6 +16,7 @@ struct PendingRings: Sendable {
     private var rung: Set<Int> = []
 
     var isEmpty: Bool { rung.isEmpty }
+    var count: Int { rung.count }
 
     /// Whether there are any doorbells.
     var areExpected: Bool { watchedCount > 0 }

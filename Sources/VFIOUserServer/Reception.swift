@@ -28,6 +28,11 @@ struct Reception: ~Copyable {
     private var waiting: [UNIXSocket] = []
     private var refused: [UInt64: RefusedClient] = [:]
     private var lastToken = Token.firstRefused
+    /// When to try again after a client could not be taken from the listener.
+    private var pauseEnd: MonotonicInstant?
+
+    /// How long the listener is left alone then: what was missing, most likely a descriptor, is not there at once.
+    private static let pause = Duration.milliseconds(100)
 
     private enum Token {
         static let listener: UInt64 = 0
@@ -53,9 +58,9 @@ struct Reception: ~Copyable {
         try poller.add(stop.rawDescriptor, token: Token.stop, interest: .readable)
         try poller.add(departure.rawDescriptor, token: Token.departure, interest: .readable)
         while true {
-            for event in try poller.wait(timeout: refused.values.map(\.deadline.remaining).min()) {
+            for event in try poller.wait(timeout: nextDeadline?.remaining) {
                 switch event.token {
-                case Token.listener: if try !receiveClient() { return }
+                case Token.listener: try receiveClient()
                 case Token.stop: return
                 case Token.departure: departure.drain()
                 default: answerRefused(event.token)
@@ -63,7 +68,12 @@ struct Reception: ~Copyable {
             }
             fillPlaces()
             for (token, client) in refused where client.deadline.remaining == .zero { forget(token) }
+            if let end = pauseEnd, end.remaining == .zero { try listen(after: nil) }
         }
+    }
+
+    private var nextDeadline: MonotonicInstant? {
+        (refused.values.map(\.deadline) + [pauseEnd].compactMap(\.self)).min()
     }
 
     /// Ends every connection and waits for it.
@@ -75,20 +85,22 @@ struct Reception: ~Copyable {
         refused = [:]
     }
 
-    /// - Returns: `false` when `stop` was signalled meanwhile.
-    private mutating func receiveClient() throws(Errno) -> Bool {
+    private mutating func receiveClient() throws(Errno) {
         do throws(Errno) {
             place(try listener.accept())
         } catch .wouldBlock {
             // The client has left again.
         } catch {
             server.report(.clientNotServed(.system(error)))
-            // Perhaps there was no descriptor left for it: trying again at once would only be busy.
-            let poller = try Poller()
-            try poller.add(stop.rawDescriptor, token: Token.stop, interest: .readable)
-            return try poller.wait(timeout: .milliseconds(100)).isEmpty
+            try listen(after: Self.pause)
         }
-        return true
+    }
+
+    /// Looks for clients, at once or after a pause.
+    private mutating func listen(after pause: Duration?) throws(Errno) {
+        pauseEnd = pause.map { .after($0) }
+        try poller.change(
+            listener.descriptor.rawValue, token: Token.listener, interest: pause == nil ? .readable : [])
     }
 
     private mutating func place(_ socket: UNIXSocket) {

@@ -83,10 +83,11 @@ private func edus(_ count: Int) -> DeviceSupply {
 
     @Test func `S102 a client that comes when the one before has just gone is not refused`() throws {
         try withServer(of: Edu.makeFunction()) { server in
-            for _ in 0..<500 {
+            for number in 0..<200 {
                 let peer = try server.connect()
                 // Replies that nobody will read, so that there is something left to end.
-                for _ in 0..<3 { try peer.send(message(Number.readRegion, Payload.read(0, at: 0, count: 1 << 20))) }
+                let count: UInt32 = number % 20 == 0 ? 0x40000 : 0x400
+                for _ in 0..<3 { try peer.send(message(Number.readRegion, Payload.read(0, at: 0, count: count))) }
                 peer.close()
             }
             #expect(server.refusedClientCount == 0)
@@ -190,18 +191,41 @@ private func edus(_ count: Int) -> DeviceSupply {
     }
 }
 
+/// In a process of its own, whose limit on descriptors nobody else minds.
+@Suite struct `A server without a descriptor left` {
+    @Test func `S102 serves who it has, and takes the next client when there is one again`() async {
+        await #expect(processExitsWith: .success) {
+            try withServer(of: edus(2)) { server in
+                let first = try server.connect()
+                let socket = try UNIXSocket.newUnconnected()
+                var limit = rlimit()
+                unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+                var none = limit
+                // Descriptors are given out from the lowest number on; this one is the last that there can be.
+                none.rlim_cur = rlim_t(socket.descriptor.rawValue) + 1
+                unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &none)
+                try socket.connect(to: server.path)
+                server.waitForUnservedClients(1)
+                try first.succeed(Number.getDeviceInfo, Payload.deviceInfo())
+                unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+                try RawPeer(socket).negotiate()
+            }
+        }
+    }
+}
+
 /// In a process of its own, where nothing else opens a descriptor or starts a thread.
 @Suite struct `The end of a server` {
     @Test func `S100 leaves no thread and no descriptor of any client, whatever they are doing`() async {
         await #expect(processExitsWith: .success) {
             let descriptorCount = try Open.all().count
             let threadCount = try Threads.count()
-            for _ in 0..<20 {
+            for _ in 0..<10 {
                 var peers: [RawPeer] = []
                 let supply = DeviceSupply.forEachClient(maximum: 4) { () throws(Errno) in try Edu.makeFunction() }
                 try withServer(of: supply) { server in
                     for _ in 0..<4 { peers.append(try server.connect()) }
-                    let request = message(Number.readRegion, Payload.read(0, at: 0, count: 1 << 20))
+                    let request = message(Number.readRegion, Payload.read(0, at: 0, count: 0x20000))
                     for _ in 0..<4 { try peers[0].send(request) }
                     try peers[1].send([1, 2, 3])
                     try peers[2].succeed(Number.mapDMA, Payload.map(at: 0, size: 0x1000))
@@ -217,6 +241,26 @@ private func edus(_ count: Int) -> DeviceSupply {
             try eventually { try Threads.count() == threadCount }
             #expect(try Open.all().count == descriptorCount)
         }
+    }
+}
+
+extension UNIXSocket {
+    fileprivate static func newUnconnected() throws -> UNIXSocket {
+        let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+        guard descriptor >= 0 else { throw Errno(rawValue: errno) }
+        return UNIXSocket(adopting: OwnedDescriptor(adopting: descriptor))
+    }
+
+    fileprivate func connect(to path: String) throws {
+        var address = sockaddr_un()
+        address.sun_family = sa_family_t(AF_UNIX)
+        unsafe withUnsafeMutableBytes(of: &address.sun_path) { unsafe $0.copyBytes(from: path.utf8) }
+        let status = unsafe withUnsafePointer(to: &address) { address in
+            unsafe address.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
+                unsafe Glibc.connect(descriptor.rawValue, address, socklen_t(MemoryLayout<sockaddr_un>.size))
+            }
+        }
+        guard status == 0 else { throw Errno(rawValue: errno) }
     }
 }
 

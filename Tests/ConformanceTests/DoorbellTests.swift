@@ -262,7 +262,39 @@ extension RawPeer {
     }
 }
 
-/// A function that writes down what reaches it, with a doorbell of each kind: at 0x1000 for one value, at 0x1008 for
+@Suite struct `Many doorbells` {
+    /// More than the poller tells of at once.
+    private static let count = 40
+
+    @Test func `are given as far as a message has descriptors, and rung together each reaches the device once`() throws
+    {
+        let function = BellTower.makeFunction(
+            (0..<Self.count).map {
+                Doorbell(
+                    region: $0 < 20 ? 0 : 2, offset: UInt64($0) * 8, value: UInt64($0), byteCount: 4,
+                    rungBy: [.anyWrite])
+            })
+        try withPeer(of: function) { peer in
+            let bells = try peer.doorbells(0) + peer.doorbells(2)
+            #expect(bells.count == 32)
+            let numbers = Array(0..<16) + Array(20..<36) as [UInt64]
+            for round in 0..<50 as Range<UInt64> {
+                function.model.forget()
+                let posted = Payload.write(0, at: 0x400, bytes(.u64(round)))
+                try peer.send(message(Number.writeRegion, flags: HeaderFlags.noReply, posted))
+                for bell in bells { bell.signal() }
+                #expect(try peer.read(0, at: 0, count: 8).number == 33)
+                let log = function.model.log
+                #expect(log.first == .write(round, at: 0x400, byteCount: 8))
+                for number in numbers {
+                    #expect(log.count { $0 == .write(number, at: number * 8, byteCount: 4) } == 1)
+                }
+            }
+        }
+    }
+}
+
+/// A function that writes down what reaches it, by default with a doorbell of each kind: at 0x1000 for one value, at 0x1008 for
 /// anything, at 0x1010 for any value of two bytes and for one of four. A read at 0 tells how much has been written down.
 final class BellTower: PCIDeviceModel {
     enum Entry: Equatable, Sendable {
@@ -272,18 +304,22 @@ final class BellTower: PCIDeviceModel {
 
     private let entries = Monitor<[Entry]>([])
 
-    static func makeFunction() -> PCIFunction<BellTower> {
-        let doorbells = [
-            Doorbell(region: 0, offset: 0x1000, value: 0xab, byteCount: 4, rungBy: [.value(0xab, byteCount: 4)]),
-            Doorbell(region: 0, offset: 0x1008, value: 0, byteCount: 8, rungBy: [.anyWrite]),
-            Doorbell(
-                region: 0, offset: 0x1010, value: 7, byteCount: 2,
-                rungBy: [.anyValue(byteCount: 2), .value(9, byteCount: 4)]),
-        ]
-        return PCIFunction(
+    static let oneOfEach = [
+        Doorbell(region: 0, offset: 0x1000, value: 0xab, byteCount: 4, rungBy: [.value(0xab, byteCount: 4)]),
+        Doorbell(region: 0, offset: 0x1008, value: 0, byteCount: 8, rungBy: [.anyWrite]),
+        Doorbell(
+            region: 0, offset: 0x1010, value: 7, byteCount: 2,
+            rungBy: [.anyValue(byteCount: 2), .value(9, byteCount: 4)]),
+    ]
+
+    static func makeFunction(_ doorbells: [Doorbell] = oneOfEach) -> PCIFunction<BellTower> {
+        PCIFunction(
             PCIDescription(
                 vendorID: 0x1b36, deviceID: 0x0d01, classCode: PCIClassCode(baseClass: 0xff, subclass: 0),
-                bars: [BaseAddressRegister(0, .memory64, byteCount: 0x10000)], doorbells: doorbells)
+                bars: [
+                    BaseAddressRegister(0, .memory64, byteCount: 0x10000),
+                    BaseAddressRegister(2, .memory32, byteCount: 0x1000),
+                ], doorbells: doorbells)
         ) { _ in BellTower() }
     }
 

@@ -50,6 +50,11 @@ final class TestServer {
         log.waitForRefusals(count)
     }
 
+    /// Waits until `count` clients could not be served.
+    func waitForUnservedClients(_ count: Int) {
+        log.waitForUnserved(count)
+    }
+
     /// How many clients have been refused so far.
     var refusedClientCount: Int { log.refusalCount }
 
@@ -70,16 +75,22 @@ private final class EventLog: Sendable {
     /// Keeps no history, so that a long test does not look like a leak.
     private let last = Monitor<(count: Int, ending: ServerEvent.Ending?)>((0, nil))
     private let refusals = Monitor(0)
+    private let unserved = Monitor(0)
 
     func append(_ event: ServerEvent) {
         switch event {
         case .clientGone(let ending): last.update { $0 = ($0.count + 1, ending) }
         case .clientRefused: refusals.update { $0 += 1 }
-        case .clientConnected, .refused, .clientNotServed: break
+        case .clientNotServed: unserved.update { $0 += 1 }
+        case .clientConnected, .refused: break
         }
     }
 
     var refusalCount: Int { refusals.withLock { $0 } }
+
+    func waitForUnserved(_ count: Int) {
+        unserved.wait { $0 >= count ? () : nil }
+    }
 
     func waitForRefusals(_ count: Int) {
         refusals.wait { $0 >= count ? () : nil }

@@ -134,6 +134,39 @@ import VFIOUserWire
         }
     }
 
+    @Test func `doorbells that need ever more room are given up`() throws {
+        func answer(_ room: UInt64) -> [UInt8] { little(room, 4) + little(0, 4) + little(0, 4) + little(1, 4) }
+        try withReplies([message(6, id: 2, answer(56)), message(6, id: 3, answer(57))]) { client in
+            let error = errorOf { () throws(ClientError) in _ = try client.doorbells(0) }
+            #expect(error == .unexpectedReply(.getRegionIODescriptors))
+        }
+    }
+
+    /// A descriptor that is not there, or is no event counter; a write of nine bytes; a doorbell that is none.
+    @Test(
+        arguments: [(1, 4, 0, true), (0, 4, 0, false), (0, 9, 0, true), (0, 4, 7, true)]
+            as [(UInt64, UInt64, UInt64, Bool)])
+    func `a doorbell that makes no sense is not taken`(
+        descriptorIndex: UInt64, size: UInt64, kind: UInt64, isCounter: Bool
+    ) throws {
+        let counter = try EventCounter()
+        let file = try OwnedDescriptor.anonymousMemory(name: "no counter", byteCount: 8)
+        let start = little(56, 4) + little(0, 4) + little(0, 4) + little(1, 4)
+        let entry =
+            little(0x98, 8) + little(size, 8) + little(descriptorIndex, 4) + little(kind, 4) + little(1, 4)
+            + little(0, 4) + little(1, 8)
+        let descriptor = isCounter ? counter.rawDescriptor : file.rawValue
+        let steps = [
+            Step(bytes: message(6, id: 2, start)),
+            Step(bytes: message(6, id: 3, start + entry), descriptor: descriptor),
+        ]
+        try withScript(steps) { client in
+            let error = errorOf { () throws(ClientError) in _ = try client.doorbells(0) }
+            #expect(error == (kind == 0 ? .unexpectedReply(.getRegionIODescriptors) : .malformed(.unknownValue(7))))
+        }
+        #expect(counter.drain() == 0)
+    }
+
     /// A request of the server, and the error number that the client answers to it.
     @Test(
         arguments: [
