@@ -135,10 +135,10 @@ final class RawConnection {
     }
 
     /// The next message, whatever it is; `nil` when the server has closed.
-    func receive(within time: Duration? = nil) throws(Outcome) -> RawMessage? {
-        let deadline = MonotonicInstant.after(time ?? patience)
+    func receive(expecting what: String = "an answer") throws(Outcome) -> RawMessage? {
+        let deadline = MonotonicInstant.after(patience)
         guard let first = try receivePart(atMost: 16, until: deadline) else {
-            throw fails("an answer", "nothing within \((time ?? patience).text)")
+            throw fails(what, "nothing within \(patience.text)")
         }
         guard !first.bytes.isEmpty else { return nil }
         var strays = 0

@@ -25,11 +25,16 @@ public final class Client {
     private static let overhead = 64
 
     /// Negotiates over a connected socket, which is the client's from now on.
-    public init(_ socket: UNIXSocket, proposal: ClientProposal = ClientProposal()) throws(ClientError) {
+    ///
+    /// - Parameter replyTimeout: how long a reply may take, that to the version message included; see `replyTimeout`.
+    public init(
+        _ socket: UNIXSocket, proposal: ClientProposal = ClientProposal(), replyTimeout: Duration? = nil
+    ) throws(ClientError) {
         let transferSize = proposal.capabilities.maximumTransferSize ?? CapabilityLimits.defaultTransferSize
         var conversation = try Conversation(
             socket, maximumMessageSize: max(transferSize, CapabilityLimits.defaultTransferSize) + Client.overhead)
         conversation.maximumTransferSize = transferSize
+        conversation.replyTimeout = replyTimeout
         let payload = try Client.payload(of: proposal)
         let id = try conversation.send(.version) { $0.append(contentsOf: payload) }
         let reply = try conversation.reply(to: id)
@@ -53,8 +58,17 @@ public final class Client {
     }
 
     /// Connects to the socket at `path` and negotiates.
-    public convenience init(path: String, proposal: ClientProposal = ClientProposal()) throws(ClientError) {
-        try self.init(try systemCall { () throws(Errno) in try UNIXSocket.connect(toPath: path) }, proposal: proposal)
+    ///
+    /// - Parameter replyTimeout: how long the server may take to accept the connection, and how long a reply may take
+    ///   from then on. A server that serves somebody else first accepts nobody until it has room.
+    public convenience init(
+        path: String, proposal: ClientProposal = ClientProposal(), replyTimeout: Duration? = nil
+    ) throws(ClientError) {
+        let socket = try systemCall { () throws(Errno) in
+            guard let replyTimeout else { return try UNIXSocket.connect(toPath: path) }
+            return try UNIXSocket.connect(toPath: path, atMost: replyTimeout)
+        }
+        try self.init(socket, proposal: proposal, replyTimeout: replyTimeout)
     }
 
     deinit { conversation.close() }
