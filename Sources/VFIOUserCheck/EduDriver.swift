@@ -120,7 +120,18 @@ struct MessageResponder {
         return try parse(message)
     }
 
-    func parse(_ message: RawMessage) throws(Outcome) -> Request {
+    /// The next request for any bytes. Servers may ask for none first, to find out about a client.
+    func nextForBytes() throws(Outcome) -> Request {
+        for _ in 0..<100 {
+            let request = try next()
+            if request.count > 0 { return request }
+            try reply(
+                to: request, VFIOUserCheck.bytes(.u64(request.address), .u64(0)))
+        }
+        throw connection.fails("a request for bytes", "a hundred requests for none")
+    }
+
+    private func parse(_ message: RawMessage) throws(Outcome) -> Request {
         let isWrite = message.command == Number.writeClientMemory
         let count = message.payload.u64(at: 8)
         let size = isWrite ? count &+ 16 : 16
