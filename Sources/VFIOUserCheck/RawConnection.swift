@@ -16,6 +16,8 @@ final class RawConnection {
     var requests: [RawMessage] = []
     /// The last thing that was sent, for a report.
     private(set) var lastSent = "nothing"
+    /// Whether the server is known to have closed.
+    private(set) var hasEnded = false
 
     /// No message that a check asks for is longer.
     private static let maximumMessageSize = 8 << 20
@@ -53,17 +55,12 @@ final class RawConnection {
         return lastID
     }
 
-    /// Whether the server is known to have closed.
-    private(set) var hasEnded = false
-
     /// Says what is sent next, for a report.
     func note(_ what: String) { lastSent = what }
 
     func fails(_ expected: String, _ received: String) -> Outcome {
         .fails(Finding(sent: lastSent, expected: expected, received: received))
     }
-
-    // Sending
 
     /// Sends all bytes, the descriptors with the first of them. The caller keeps its descriptors.
     func send(_ bytes: [UInt8], _ descriptors: [Int32] = []) throws(Outcome) {
@@ -117,8 +114,6 @@ final class RawConnection {
             throw .notJudged("this machine: \(error)")
         }
     }
-
-    // Receiving
 
     /// What one call reads; `nil` when nothing came in time, empty when the server has closed.
     func receivePart(
