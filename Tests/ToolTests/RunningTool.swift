@@ -2,48 +2,24 @@ import Foundation
 import LinuxHost
 import Glibc
 
-/// The tool as a process of its own, serving a device at a path in a directory that goes with it.
+/// The tool as a process of its own, serving `edu` at a path in a directory that goes with it.
 final class RunningTool {
     let socketPath: String
     private let directory: String
     private let process = Process()
 
     init(
-        _ device: String = "edu", _ options: [String] = [], standardOutput: FileHandle = .nullDevice,
+        serving arguments: [String] = ["edu"], standardOutput: FileHandle = .nullDevice,
         standardError: FileHandle = .nullDevice
     ) throws {
         directory = FileManager.default.temporaryDirectory.path + "/outboard-\(UUID().uuidString.prefix(8))"
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
         socketPath = directory + "/socket"
         process.executableURL = Self.executable
-        process.arguments = ["serve", device, "--socket-path", socketPath] + options
+        process.arguments = ["serve"] + arguments + ["--socket-path", socketPath]
         process.standardOutput = standardOutput
         process.standardError = standardError
         try process.run()
-    }
-
-    /// The tool is built next to the tests.
-    static var executable: URL {
-        URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent("outboard")
-    }
-
-    /// Runs the tool to its end, and returns its status and what it printed.
-    static func run(_ arguments: [String]) throws -> (status: Int32, output: String, errors: String) {
-        let process = Process()
-        let (output, errors) = (Pipe(), Pipe())
-        process.executableURL = executable
-        process.arguments = arguments
-        process.standardOutput = output
-        process.standardError = errors
-        try process.run()
-        // What goes to standard error is one line at most, for which a pipe has room.
-        let printed = output.fileHandleForReading.readDataToEndOfFile()
-        let complained = errors.fileHandleForReading.readDataToEndOfFile()
-        process.waitUntilExit()
-        return (
-            process.terminationStatus, String(decoding: printed, as: UTF8.self),
-            String(decoding: complained, as: UTF8.self)
-        )
     }
 
     deinit {
@@ -52,6 +28,25 @@ final class RunningTool {
             process.waitUntilExit()
         }
         try? FileManager.default.removeItem(atPath: directory)
+    }
+
+    /// The tool is built next to the tests.
+    static var executable: URL {
+        URL(fileURLWithPath: CommandLine.arguments[0]).deletingLastPathComponent().appendingPathComponent("outboard")
+    }
+
+    /// Runs the tool to its end, and answers with its status and what it had to say about it.
+    static func run(_ arguments: [String]) throws -> (status: Int32, complaint: String) {
+        let process = Process()
+        let pipe = Pipe()
+        process.executableURL = executable
+        process.arguments = arguments
+        process.standardOutput = FileHandle.nullDevice
+        process.standardError = pipe
+        try process.run()
+        let complaint = pipe.fileHandleForReading.readDataToEndOfFile()
+        process.waitUntilExit()
+        return (process.terminationStatus, String(decoding: complaint, as: UTF8.self))
     }
 
     var socketExists: Bool { FileManager.default.fileExists(atPath: socketPath) }
