@@ -29,20 +29,47 @@ final class CheckedServer: Sendable {
     }
 
     func sessionAndReply(
-        _ capabilities: String? = Payload.qemuCapabilities, minor: UInt16 = 0
+        _ capabilities: String? = Payload.qemuCapabilities
     ) throws(Outcome) -> (connection: RawConnection, reply: RawMessage) {
-        let connection = try open()
-        let answer: RawMessage?
+        let connection: RawConnection
+        let reply: RawMessage?
         do throws(Outcome) {
-            answer = try connection.exchange(Number.version, Payload.version(capabilities, minor: minor))
+            (connection, reply) = try greet(Payload.version(capabilities))
         } catch {
-            throw .notJudged("no session begins (\(error.text))")
+            throw .notJudged("no session begins: \(error.text)")
         }
-        guard let answer, answer.error == nil else {
-            throw .notJudged(
-                "no session begins: the version message is answered with \(answer?.description ?? "the end")")
+        guard let reply, reply.error == nil else {
+            let answer = reply?.description ?? "the end of the connection"
+            throw .notJudged("no session begins: the version message is answered with \(answer)")
         }
-        return (connection, answer)
+        return (connection, reply)
+    }
+
+    /// Sends a version message on a new connection and returns the answer; none when the server closes instead.
+    ///
+    /// A server that refuses a second client may not have seen yet that the one before has left, so what it closes
+    /// without a word is tried again for a while.
+    func greet(_ version: [UInt8]) throws(Outcome) -> (connection: RawConnection, reply: RawMessage?) {
+        let deadline = MonotonicInstant.after(min(patience, .seconds(1)))
+        while true {
+            let connection = try open()
+            do throws(Outcome) {
+                if let reply = try connection.exchange(Number.version, version) { return (connection, reply) }
+            } catch {
+                if !connection.hasEnded { throw error }
+            }
+            guard MonotonicInstant.now < deadline else { return (connection, nil) }
+            pause(.milliseconds(10))
+        }
+    }
+
+    /// As `greet`, where the server must accept.
+    func beAccepted(_ version: [UInt8], because reason: String) throws(Outcome) -> (RawConnection, RawMessage) {
+        let (connection, reply) = try greet(version)
+        guard let reply, reply.error == nil else {
+            throw connection.fails("success, for \(reason)", reply?.description ?? "the end of the connection")
+        }
+        return (connection, reply)
     }
 
     /// Why the server can no longer be talked to; `nil` when it can.
@@ -95,5 +122,5 @@ extension CheckedServer {
     }
 
     /// An index that no region has.
-    var absentRegion: UInt32 { UInt32(clamping: max(9, survey.regionCount)) + 1000 }
+    var absentRegion: UInt32 { UInt32(clamping: max(9, survey.regionCount) + 1000) }
 }

@@ -49,8 +49,7 @@ public struct Checker {
             var outcome = judge(item, server, end)
             if end == nil, item.reasonWithoutCheck == nil, let trouble = server.trouble() {
                 end = "the server serves nobody since \(item.name): \(trouble)"
-                if case .fails = outcome {
-                } else {
+                if !outcome.isFailure {
                     outcome = .fails(
                         Finding(
                             sent: "what \(item.name) says", expected: "the next client to be served",
@@ -61,6 +60,7 @@ public struct Checker {
             report(result)
             results.append(result)
         }
+        if end == nil { server.reset() }
         return results.sorted { $0.item.number < $1.item.number }
     }
 
@@ -78,17 +78,22 @@ public struct Checker {
         }
     }
 
-    /// A server that cannot even be asked what it is. The items about the version still tell more than that.
+    /// A server that cannot even be asked what it is. The items about the beginning still tell more than that, and the
+    /// one about the device, or the first of those asked for, fails for it.
     private func withoutSurvey(
         _ items: [CheckItem], _ reason: String, _ report: (CheckResult) -> Void
     ) -> [CheckResult] {
         let server = CheckedServer(path: path, patience: patience, survey: Survey())
+        let culprit = items.contains { $0.number == 64 } ? 64 : items.first?.number
         return items.map { item in
-            let outcome: Outcome =
+            var outcome: Outcome =
                 item.isAboutTheBeginning && server.isReachable
                 ? judge(item, server, nil)
-                : item.reasonWithoutCheck.map { .notJudged($0) }
-                    ?? .notJudged("the device cannot be looked at: \(reason)")
+                : .notJudged(item.reasonWithoutCheck ?? "the device cannot be looked at: \(reason)")
+            if item.number == culprit, !outcome.isFailure {
+                outcome = .fails(
+                    Finding(sent: "what clients ask at first", expected: "answers", received: reason))
+            }
             let result = CheckResult(item: item, outcome: outcome)
             report(result)
             return result
@@ -108,6 +113,15 @@ public struct Checker {
 
 extension CheckedServer {
     fileprivate var isReachable: Bool { (try? open()) != nil }
+
+    /// Leaves the device as after power-on. Whether that works has been judged.
+    fileprivate func reset() { _ = try? session().exchange(Number.resetDevice) }
+}
+
+extension Outcome {
+    fileprivate var isFailure: Bool {
+        if case .fails = self { true } else { false }
+    }
 }
 
 extension CheckItem {

@@ -38,7 +38,9 @@ struct EduDriver {
         try connection.write(0, at: register, bytes(.u64(value)))
     }
 
+    /// The registers hold still while a transfer runs, and one that was cut off a moment ago may not have ended yet.
     private func prepare(source: UInt64, destination: UInt64, count: Int) throws(Outcome) {
+        try waitUntilIdle()
         try write(Register.dmaSource, source)
         try write(Register.dmaDestination, destination)
         try write(Register.dmaCount, UInt64(count))
@@ -111,14 +113,25 @@ struct MessageResponder {
     /// The next request, judged as a message; it must come before any reply.
     func next() throws(Outcome) -> Request {
         if !connection.requests.isEmpty { return try parse(connection.requests.removeFirst()) }
-        guard let message = try connection.receive() else {
+        guard let message = try connection.receive(expecting: "a request for memory") else {
             throw connection.fails("a request for memory", "the end of the connection")
         }
         guard !message.isReply else { throw connection.fails("a request for memory", "\(message)") }
         return try parse(message)
     }
 
-    func parse(_ message: RawMessage) throws(Outcome) -> Request {
+    /// The next request for any bytes. Servers may ask for none first, to find out about a client.
+    func nextForBytes() throws(Outcome) -> Request {
+        for _ in 0..<100 {
+            let request = try next()
+            if request.count > 0 { return request }
+            try reply(
+                to: request, VFIOUserCheck.bytes(.u64(request.address), .u64(0)))
+        }
+        throw connection.fails("a request for bytes", "a hundred requests for none")
+    }
+
+    private func parse(_ message: RawMessage) throws(Outcome) -> Request {
         let isWrite = message.command == Number.writeClientMemory
         let count = message.payload.u64(at: 8)
         let size = isWrite ? count &+ 16 : 16

@@ -183,24 +183,38 @@ extension CheckItem {
             try connection.refuse(Number.getRegionIODescriptors, payload, because: reason)
         }
         for (index, region) in server.survey.regions.sorted(by: { $0.key < $1.key }) where region.size > 0 {
-            let reply = try connection.call(Number.getRegionIODescriptors, Payload.ioDescriptors(index))
+            let short = try connection.call(
+                Number.getRegionIODescriptors, Payload.ioDescriptors(index, argsz: 16))
             // A server may know nothing of them.
-            if reply.error != nil { continue }
-            let payload = reply.payload
-            let count = Int(payload.u32(at: 12))
-            guard payload.count >= 16, count <= 4096, (payload.count - 16) >= count * 40 else {
-                throw connection.fails("16 bytes and 40 for each descriptor", "\(reply)")
-            }
-            let stride = count == 0 ? 0 : (payload.count - 16) / count
-            guard (count > 0) == !reply.descriptors.isEmpty else {
-                throw connection.fails("descriptors as soon as there are entries", "\(reply)")
-            }
-            for number in 0..<count {
-                let start = 16 + number * stride
-                let (end, overflow) = payload.u64(at: start).addingReportingOverflow(payload.u64(at: start + 8))
-                guard !overflow, end <= region.size,
-                    Int(payload.u32(at: start + 16)) < reply.descriptors.count
-                else { throw connection.fails("an entry within its region and message", "\(reply)") }
+            if short.error != nil { continue }
+            let full = short.payload.u32(at: 0)
+            guard short.payload.count == 16, full >= 16, full <= 1 << 20, short.descriptors.isEmpty || full == 16
+            else { throw connection.fails("16 bytes, the size of the whole answer, and no descriptor", "\(short)") }
+            let whole = try connection.succeed(
+                Number.getRegionIODescriptors, Payload.ioDescriptors(index, argsz: full), replying: Int(full))
+            try judgeIODescriptors(whole, region.size, connection)
+        }
+    }
+
+    private static func judgeIODescriptors(
+        _ reply: RawMessage, _ size: UInt64, _ connection: RawConnection
+    ) throws(Outcome) {
+        let payload = reply.payload
+        let count = Int(payload.u32(at: 12))
+        guard count <= (payload.count - 16) / 40, count > 0 || payload.count == 16 else {
+            throw connection.fails("16 bytes and 40 or more for each entry", "\(reply)")
+        }
+        guard (count > 0) == !reply.descriptors.isEmpty else {
+            throw connection.fails("descriptors as soon as there are entries", "\(reply)")
+        }
+        let stride = count == 0 ? 0 : (payload.count - 16) / count
+        for number in 0..<count {
+            let start = 16 + number * stride
+            let (end, overflow) = payload.u64(at: start).addingReportingOverflow(payload.u64(at: start + 8))
+            guard !overflow, end <= size, Int(payload.u32(at: start + 16)) < reply.descriptors.count else {
+                throw connection.fails(
+                    "an entry within its region and the message's descriptors",
+                    payload[start..<start + 40].hexadecimal(atMost: 40))
             }
         }
     }

@@ -133,11 +133,8 @@ extension CheckItem {
             try CheckItem.expect([line], [0], connection)
             resample[0].signal()
             connection.note("a signal on the descriptor that unmasks INTx, with the line asserted")
-            let deadline = MonotonicInstant.after(server.patience)
-            while line.drain() == 0 {
-                guard MonotonicInstant.now < deadline else {
-                    throw connection.fails("the line to be told again", "no signal within \(server.patience.text)")
-                }
+            guard try isSignalled(line, within: server.patience) else {
+                throw connection.fails("the line to be told again", "no signal within \(server.patience.text)")
             }
             try edu.acknowledge(1)
         },
@@ -221,7 +218,7 @@ extension CheckItem {
             (SetFlags.none | SetFlags.mask | SetFlags.trigger, index, 0, 1, 0, "two actions"),
             (fire | 0x40, index, 0, 1, 0, "an unknown flag"), (fire, absent, 0, 1, 0, "a kind that is not there"),
             (fire, index, count, 1, 0, "a vector that is not there"),
-            (fire, index, 0, count + 1, 0, "more vectors than there are"),
+            (fire, index, 0, count &+ 1, 0, "more vectors than there are"),
             (fire, index, .max, 2, 0, "a range that overflows"), (fire, index, 1, .max, 0, "a range that overflows"),
             (SetFlags.none | SetFlags.mask, index, 0, 0, 0, "no vectors to mask"),
             (SetFlags.none | SetFlags.unmask, index, 0, 0, 0, "no vectors to unmask"),

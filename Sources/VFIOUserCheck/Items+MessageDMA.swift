@@ -140,11 +140,7 @@ extension CheckItem {
         _ connection: RawConnection, _ edu: EduDriver, _ memory: inout MessageResponder
     ) throws(Outcome) {
         try edu.beginFetch(from: Place.first + 0x200, count: 100)
-        var request = try memory.next()
-        while request.count == 0 {
-            try memory.answer(request)
-            request = try memory.next()
-        }
+        let request = try memory.nextForBytes()
         try memory.answer(request, atMost: 30)
         _ = try memory.serve(edu)
         try edu.beginStore(to: Place.first + 0x3000, count: 100)
@@ -160,11 +156,7 @@ extension CheckItem {
         _ connection: RawConnection, _ edu: EduDriver, _ memory: inout MessageResponder
     ) throws(Outcome) {
         try edu.beginFetch(from: Place.first, count: 64)
-        var request = try memory.next()
-        while request.count == 0 {
-            try memory.answer(request)
-            request = try memory.next()
-        }
+        let request = try memory.nextForBytes()
         try memory.reply(to: request, [], error: 14)
         _ = try memory.serve(edu)
         try connection.goOn(after: "an error reply to DMA_READ")

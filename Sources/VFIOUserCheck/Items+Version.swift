@@ -28,10 +28,9 @@ extension CheckItem {
             for: [.specification, .qemu]
         ) { (server) throws(Outcome) in
             for minor in [0, 1, 2, 0xffff] as [UInt16] {
-                let connection = try server.open()
-                let reply = try connection.call(
-                    Number.version, Payload.version(Payload.qemuCapabilities, minor: minor))
-                guard reply.error == nil, reply.payload.count >= 4, reply.payload.u16(at: 0) == 0,
+                let (connection, reply) = try server.beAccepted(
+                    Payload.version(Payload.qemuCapabilities, minor: minor), because: "version 0.\(minor)")
+                guard reply.payload.count >= 4, reply.payload.u16(at: 0) == 0,
                     reply.payload.u16(at: 2) <= minor
                 else { throw connection.fails("version 0, minor at most \(minor)", "\(reply)") }
             }
@@ -54,8 +53,8 @@ extension CheckItem {
             for: [.specification]
         ) { (server) throws(Outcome) in
             for json in [nil, "{}", #"{"capabilities":{}}"#] as [String?] {
-                let connection = try server.open()
-                try connection.succeed(Number.version, Payload.version(json), because: "absent capabilities")
+                let (connection, _) = try server.beAccepted(
+                    Payload.version(json), because: "absent capabilities")
                 try connection.goOn(after: "a version message without capabilities")
             }
         },
@@ -81,9 +80,9 @@ extension CheckItem {
         CheckItem(
             27, "Capabilities of unknown names are ignored.", in: "VFIO_USER_VERSION", for: [.specification]
         ) { (server) throws(Outcome) in
-            let connection = try server.open()
             let json = #"{"capabilities":{"max_msg_fds":8,"x_unheard_of":{"a":[1,null]}},"x_other":"y"}"#
-            try connection.succeed(Number.version, Payload.version(json), because: "names that it need not know")
+            let (connection, _) = try server.beAccepted(
+                Payload.version(json), because: "names that it need not know")
             try connection.goOn(after: "unknown capabilities")
         },
         CheckItem(
@@ -247,11 +246,7 @@ extension CheckItem {
         try edu.beginFetch(from: 0x20_0000, count: 64)
         second.note("a transfer by messages with a second socket")
         var memory = MessageResponder(second, at: 0x20_0000, byteCount: 4096)
-        var request = try memory.next()
-        while request.count == 0 {
-            try memory.answer(request)
-            request = try memory.next()
-        }
+        let request = try memory.nextForBytes()
         try memory.answer(request)
         try edu.waitUntilIdle()
         guard connection.requests.isEmpty else {

@@ -57,11 +57,14 @@ extension RawConnection {
         try expectEnd()
     }
 
-    func expectEnd() throws(Outcome) {
-        while let next = try receive() {
-            if next.isReply && next.error == nil {
-                throw fails("an error reply and the end of the connection", "\(next)")
-            }
+    private func expectEnd() throws(Outcome) {
+        let reply = try receive()
+        guard let reply else { return }
+        if !reply.isReply || reply.error == nil {
+            throw fails("an error reply and the end of the connection", "\(reply)")
+        }
+        if let more = try receive(expecting: "the end of the connection") {
+            throw fails("the end of the connection", "\(more)")
         }
     }
 

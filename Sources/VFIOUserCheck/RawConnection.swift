@@ -16,9 +16,13 @@ final class RawConnection {
     var requests: [RawMessage] = []
     /// The last thing that was sent, for a report.
     private(set) var lastSent = "nothing"
+    /// Whether the server is known to have closed.
+    private(set) var hasEnded = false
 
     /// No message that a check asks for is longer.
     private static let maximumMessageSize = 8 << 20
+    /// No transfer that a check starts takes as many; a server that never stops asking is not listened to for ever.
+    private static let maximumRequests = 10_000
 
     init(_ socket: UNIXSocket, patience: Duration) throws(Errno) {
         self.socket = socket
@@ -27,9 +31,24 @@ final class RawConnection {
         try poller.add(socket.descriptor.rawValue, token: 0, interest: .readable)
     }
 
-    deinit { socket.shutdown() }
+    deinit { leave() }
 
-    func close() { socket.shutdown() }
+    /// Leaves at once, whatever is unread.
+    func close() {
+        socket.shutdown()
+        hasEnded = true
+    }
+
+    /// Leaves, and waits for the server to have seen it: one that serves a single client may refuse the next until then.
+    private func leave() {
+        guard !hasEnded else { return }
+        endSending(socket)
+        let deadline = MonotonicInstant.after(min(patience, .milliseconds(500)))
+        while let part = try? receivePart(atMost: 65536, until: deadline), !part.bytes.isEmpty,
+            MonotonicInstant.now < deadline
+        {}
+        socket.shutdown()
+    }
 
     func newID() -> UInt16 {
         lastID &+= 1
@@ -42,8 +61,6 @@ final class RawConnection {
     func fails(_ expected: String, _ received: String) -> Outcome {
         .fails(Finding(sent: lastSent, expected: expected, received: received))
     }
-
-    // Sending
 
     /// Sends all bytes, the descriptors with the first of them. The caller keeps its descriptors.
     func send(_ bytes: [UInt8], _ descriptors: [Int32] = []) throws(Outcome) {
@@ -65,6 +82,7 @@ final class RawConnection {
             } catch .wouldBlock {
                 guard try waitForRoom(until: deadline) else { return sent }
             } catch {
+                hasEnded = true
                 throw fails("an open connection", "\(error) while sending")
             }
         }
@@ -96,8 +114,6 @@ final class RawConnection {
             throw .notJudged("this machine: \(error)")
         }
     }
-
-    // Receiving
 
     /// What one call reads; `nil` when nothing came in time, empty when the server has closed.
     func receivePart(
@@ -135,12 +151,15 @@ final class RawConnection {
     }
 
     /// The next message, whatever it is; `nil` when the server has closed.
-    func receive(within time: Duration? = nil) throws(Outcome) -> RawMessage? {
-        let deadline = MonotonicInstant.after(time ?? patience)
+    func receive(expecting what: String = "an answer") throws(Outcome) -> RawMessage? {
+        let deadline = MonotonicInstant.after(patience)
         guard let first = try receivePart(atMost: 16, until: deadline) else {
-            throw fails("an answer", "nothing within \((time ?? patience).text)")
+            throw fails(what, "nothing within \(patience.text)")
         }
-        guard !first.bytes.isEmpty else { return nil }
+        guard !first.bytes.isEmpty else {
+            hasEnded = true
+            return nil
+        }
         var strays = 0
         let header = try fill(first.bytes, to: 16, &strays, deadline)
         let size = Int(header.u32(at: 4))
@@ -187,6 +206,9 @@ final class RawConnection {
         while true {
             guard let next = try receive() else { return nil }
             if !next.isReply {
+                guard requests.count < Self.maximumRequests else {
+                    throw fails("a reply", "\(requests.count) requests for memory before it")
+                }
                 requests.append(next)
             } else if posted[next.id] != next.command {
                 return next

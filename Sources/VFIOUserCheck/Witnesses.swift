@@ -157,6 +157,22 @@ func pattern(_ count: Int, seed: UInt8) -> [UInt8] {
     (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ $0 >> 8 &+ Int(seed)) }
 }
 
+func pause(_ time: Duration) {
+    usleep(UInt32(clamping: time.components.attoseconds / 1_000_000_000_000))
+}
+
+/// Tells the other side that nothing more will come, and still listens to it.
+func endSending(_ socket: UNIXSocket) { _ = shutdown(socket.descriptor.rawValue, Int32(SHUT_WR)) }
+
+/// Whether a counter is signalled within a time.
+func isSignalled(_ counter: EventCounter, within time: Duration) throws(Outcome) -> Bool {
+    try onThisMachine { () throws(Errno) in
+        let poller = try Poller()
+        try poller.add(counter.rawDescriptor, token: 0, interest: .readable)
+        return try !poller.wait(timeout: time).isEmpty && counter.drain() > 0
+    }
+}
+
 /// An event counter that blocks whoever adds to it: as high as one goes.
 func fullBlockingCounter() throws(Outcome) -> EventCounter {
     let counter = try eventCounters(1)[0]

@@ -2,7 +2,7 @@ public import LinuxHost
 import VFIOUserNegotiation
 public import VFIOUserWire
 
-/// Interrupts, by the index of their kind: 0 INTx, 1 MSI, 2 MSI-X, 3 errors, 4 requests to let go of the device.
+/// Interrupts, by the index of their kind; those of a PCI device are in `PCIInterrupt`.
 extension Client {
     /// How many vectors a kind has, and what can be done with them. `VFIO_USER_DEVICE_GET_IRQ_INFO`
     public func interruptInfo(_ index: Int) throws(ClientError) -> InterruptInfo {

@@ -2,7 +2,7 @@ import LinuxHost
 import VFIOUserNegotiation
 public import VFIOUserWire
 
-/// The device and its windows.
+/// The device and its windows, which are regions by their index; those of a PCI device are in `PCIRegion`.
 extension Client {
     /// What kind of device it is. `VFIO_USER_DEVICE_GET_INFO`
     public func deviceInfo() throws(ClientError) -> DeviceInfo {

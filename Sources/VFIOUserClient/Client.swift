@@ -26,16 +26,19 @@ public final class Client {
     /// Negotiates over a connected socket, or over whatever carries messages in its place; it is the client's from now
     /// on.
     ///
-    /// - Parameter decorateTwin: puts something between the second socket and the client, if the proposal asks for one
-    ///   and the server gives it.
+    /// - Parameters:
+    ///   - replyTimeout: how long a reply may take, that to the version message included; see `replyTimeout`.
+    ///   - decorateTwin: puts something between the second socket and the client, if the proposal asks for one and the
+    ///     server gives it.
     public init(
-        _ transport: any Transport, proposal: ClientProposal = ClientProposal(),
+        _ transport: any Transport, proposal: ClientProposal = ClientProposal(), replyTimeout: Duration? = nil,
         decorateTwin: (UNIXSocket) -> any Transport = { $0 }
     ) throws(ClientError) {
         let transferSize = proposal.capabilities.maximumTransferSize ?? CapabilityLimits.defaultTransferSize
         var conversation = try Conversation(
             transport, maximumMessageSize: max(transferSize, CapabilityLimits.defaultTransferSize) + Client.overhead)
         conversation.maximumTransferSize = transferSize
+        conversation.replyTimeout = replyTimeout
         let payload = try Client.payload(of: proposal)
         let id = try conversation.send(.version) { $0.append(contentsOf: payload) }
         let reply = try conversation.reply(to: id)
@@ -75,8 +78,17 @@ public final class Client {
     }
 
     /// Connects to the socket at `path` and negotiates.
-    public convenience init(path: String, proposal: ClientProposal = ClientProposal()) throws(ClientError) {
-        try self.init(try systemCall { () throws(Errno) in try UNIXSocket.connect(toPath: path) }, proposal: proposal)
+    ///
+    /// - Parameter replyTimeout: how long the server may take to accept the connection, and how long a reply may take
+    ///   from then on. A server that serves somebody else first accepts nobody until it has room.
+    public convenience init(
+        path: String, proposal: ClientProposal = ClientProposal(), replyTimeout: Duration? = nil
+    ) throws(ClientError) {
+        let socket = try systemCall { () throws(Errno) in
+            guard let replyTimeout else { return try UNIXSocket.connect(toPath: path) }
+            return try UNIXSocket.connect(toPath: path, atMost: replyTimeout)
+        }
+        try self.init(socket, proposal: proposal, replyTimeout: replyTimeout)
     }
 
     deinit { conversation.close() }

@@ -139,10 +139,21 @@ extension CheckResult {
         case .fails(let finding):
             "FAILS           \(item.name)  \(item.demand)\n"
                 + "    \(item.source); matters to \(item.audiences.map(\.rawValue).joined(separator: ", "))\n"
-                + "    sent \(finding.sent)\n    expected \(finding.expected); got \(finding.received)"
-        case .notApplicable(let reason): "not applicable  \(item.name)  \(reason)"
-        case .notJudged(let reason): "not judged      \(item.name)  \(reason)"
+                + "    sent \(printable(finding.sent))\n"
+                + "    expected \(printable(finding.expected)); got \(printable(finding.received))"
+        case .notApplicable(let reason): "not applicable  \(item.name)  \(printable(reason))"
+        case .notJudged(let reason): "not judged      \(item.name)  \(printable(reason))"
         }
+    }
+
+    /// A text that may repeat what a server sent, fit for a terminal.
+    private func printable(_ text: String) -> String {
+        let limit = 1000
+        let scalars = text.unicodeScalars.prefix(limit).map { scalar in
+            scalar.properties.generalCategory == .control || scalar.properties.generalCategory == .format
+                ? "?" : Character(scalar)
+        }
+        return String(scalars)
     }
 
     fileprivate var json: JSONValue {

@@ -90,7 +90,7 @@ private struct Prober {
     }
 
     private func readConfiguration(_ client: Client, _ report: inout ProbeReport) throws(Failure) {
-        let size = report.size(ofRegion: 7)
+        let size = report.size(ofRegion: PCIRegion.configuration)
         guard size > 0 else {
             report.complaints.append("there is no configuration space")
             return
@@ -99,7 +99,7 @@ private struct Prober {
             report.complaints.append("configuration space has \(size) bytes, neither 256 nor 4096")
         }
         let bytes = try ask("REGION_READ of configuration space") { () throws(ClientError) in
-            try client.readRegion(7, at: 0, byteCount: Int(min(size, 4096)))
+            try client.readRegion(PCIRegion.configuration, at: 0, byteCount: Int(min(size, 4096)))
         }
         report.configuration = ConfigurationPicture(bytes)
     }

@@ -52,7 +52,9 @@ extension ProbeReport {
                         + "\(bar.isPrefetchable ? "" : "non-")prefetchable) [size=\(size)]")
             }
         }
-        if size(ofRegion: 6) > 0 { lines.append("\tExpansion ROM [size=\(Self.size(size(ofRegion: 6)))]") }
+        if size(ofRegion: PCIRegion.expansionROM) > 0 {
+            lines.append("\tExpansion ROM [size=\(Self.size(size(ofRegion: PCIRegion.expansionROM)))]")
+        }
         return lines
     }
 

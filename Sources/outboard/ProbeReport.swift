@@ -42,9 +42,9 @@ struct ProbeReport {
     static func regionName(_ index: Int) -> String {
         switch index {
         case 0...5: "BAR \(index)"
-        case 6: "expansion ROM"
-        case 7: "configuration"
-        case 8: "VGA"
+        case PCIRegion.expansionROM: "expansion ROM"
+        case PCIRegion.configuration: "configuration"
+        case PCIRegion.vga: "VGA"
         default: "device-specific"
         }
     }

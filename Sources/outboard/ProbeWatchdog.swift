@@ -19,13 +19,15 @@ final class ProbeWatchdog: Sendable {
                     return
                 }
                 let isOver = state.wait(until: deadline) { $0.isStopping || $0.deadline != deadline ? true : nil }
-                if isOver == nil {
-                    state.update {
-                        $0.hasExpired = true
-                        $0.deadline = nil
-                    }
-                    socket.shutdown()
+                guard isOver == nil else { continue }
+                let hasExpired = state.update { state in
+                    // The answer may have come this very moment.
+                    guard state.deadline == deadline else { return false }
+                    state.hasExpired = true
+                    state.deadline = nil
+                    return true
                 }
+                if hasExpired { socket.shutdown() }
             }
         }
     }

@@ -10,7 +10,9 @@ import Testing
         let tool = try RunningTool(serving: [device] + (device == "nvme" ? ["--image", image, "--size", "1M"] : []))
         tool.waitForSocket()
         _ = try tool.connect()
-        let (status, text, errors) = try RunningTool.run(["check", "--timeout", "60", "--socket-path", tool.socketPath])
+        let (status, text, errors) = try RunningTool.output(of: [
+            "check", "--timeout", "60", "--socket-path", tool.socketPath,
+        ])
         #expect(status == 0 && errors == "", "\(text)\(errors)")
         let lines = text.split(separator: "\n")
         #expect(!text.contains("FAILS"), "\(text)")
@@ -27,18 +29,19 @@ import Testing
         // A server that takes any first message for a version.
         let server = try ScriptedServer { _, _ in .payload([0, 0, 0, 0]) }
         defer { server.end() }
-        let (status, text, _) = try RunningTool.run(
-            ["check", "--timeout", "2", "--item", "S64", "--socket-path", server.path])
+        let (status, text, _) = try RunningTool.output(of: [
+            "check", "--timeout", "2", "--item", "S64", "--socket-path", server.path,
+        ])
         #expect(status == 1)
         #expect(text.hasSuffix("0 hold, 1 fail, 0 not applicable, 0 not judged\n"), "\(text)")
         for word in ["sent ", "expected ", "got "] { #expect(text.contains(word), "\(text)") }
     }
 
     @Test func `the list has every item, with or without a server`() throws {
-        let (status, text, _) = try RunningTool.run(["check", "--list"])
+        let (status, text, _) = try RunningTool.output(of: ["check", "--list"])
         #expect(status == 0)
         for number in 1...108 { #expect(text.contains("S\(number)  "), "S\(number)") }
-        let (_, json, _) = try RunningTool.run(["check", "--list", "--json"])
+        let (_, json, _) = try RunningTool.output(of: ["check", "--list", "--json"])
         let value = try JSONValue(parsing: Array(json.utf8))
         guard case .array(let items)? = value.members?["items"] else {
             Issue.record("no items in \(json)")
@@ -51,8 +54,9 @@ import Testing
         let tool = try RunningTool()
         tool.waitForSocket()
         _ = try tool.connect()
-        let (status, json, _) = try RunningTool.run(
-            ["check", "--json", "--item", "S1", "S18", "--socket-path", tool.socketPath])
+        let (status, json, _) = try RunningTool.output(of: [
+            "check", "--json", "--item", "S1", "S18", "--socket-path", tool.socketPath,
+        ])
         let value = try JSONValue(parsing: Array(json.utf8))
         #expect(status == 0)
         let summary = value.members?["summary"]?.members

@@ -40,7 +40,7 @@ private func space(_ byteCount: Int = 256, first: UInt8, _ bytes: [Int: UInt8]) 
         let tool = try RunningTool(serving: [name] + (name == "nvme" ? ["--image", image, "--size", "1M"] : []))
         tool.waitForSocket()
         _ = try tool.connect()
-        let (status, text, errors) = try RunningTool.run(["probe", "--socket-path", tool.socketPath])
+        let (status, text, errors) = try RunningTool.output(of: ["probe", "--socket-path", tool.socketPath])
         #expect(status == 0 && errors == "")
         let expected =
             name == "edu"
@@ -57,7 +57,9 @@ private func space(_ byteCount: Int = 256, first: UInt8, _ bytes: [Int: UInt8]) 
             ]
         for line in expected { #expect(text.contains(line), "\(line) is missing in:\n\(text)") }
         #expect(!text.contains("Wrong:"))
-        let (jsonStatus, document, _) = try RunningTool.run(["probe", "--json", "--socket-path", tool.socketPath])
+        let (jsonStatus, document, _) = try RunningTool.output(of: [
+            "probe", "--json", "--socket-path", tool.socketPath,
+        ])
         let value = try JSONValue(parsing: Array(document.utf8))
         #expect(jsonStatus == 0)
         #expect(value.members?.map(\.name) == ["protocol", "function", "regions", "interrupts", "complaints"])
@@ -69,8 +71,8 @@ private func space(_ byteCount: Int = 256, first: UInt8, _ bytes: [Int: UInt8]) 
         let tool = try RunningTool()
         tool.waitForSocket()
         _ = try tool.connect()
-        let before = try RunningTool.run(["probe", "--socket-path", tool.socketPath])
-        let after = try RunningTool.run(["probe", "--socket-path", tool.socketPath])
+        let before = try RunningTool.output(of: ["probe", "--socket-path", tool.socketPath])
+        let after = try RunningTool.output(of: ["probe", "--socket-path", tool.socketPath])
         #expect(before.output == after.output && before.status == 0)
     }
 
@@ -99,7 +101,7 @@ private func space(_ byteCount: Int = 256, first: UInt8, _ bytes: [Int: UInt8]) 
     ) throws {
         let server = try ScriptedServer(device(configuration))
         defer { server.end() }
-        let (status, text, errors) = try RunningTool.run(["probe", "--socket-path", server.path])
+        let (status, text, errors) = try RunningTool.output(of: ["probe", "--socket-path", server.path])
         #expect(status == 0 && errors == "")
         #expect(text.contains("Wrong:") && text.contains(complaint), "\(text)")
     }
@@ -109,7 +111,7 @@ private func space(_ byteCount: Int = 256, first: UInt8, _ bytes: [Int: UInt8]) 
         for id in [0x01, 0x05, 0x10, 0x11, 0x77] as [UInt8] {
             let server = try ScriptedServer(device(space(first: 0xfc, [0xfc: id, 0xfe: 0xff, 0xff: 0xff])))
             defer { server.end() }
-            let (status, text, _) = try RunningTool.run(["probe", "--socket-path", server.path])
+            let (status, text, _) = try RunningTool.output(of: ["probe", "--socket-path", server.path])
             #expect(status == 0 && text.contains("[fc]"))
         }
     }
@@ -126,7 +128,9 @@ private func space(_ byteCount: Int = 256, first: UInt8, _ bytes: [Int: UInt8]) 
         let sound = device(space(first: 0, [:]))
         let server = try ScriptedServer { command, payload in command == 1 ? sound(command, payload) : answer }
         defer { server.end() }
-        let (status, text, errors) = try RunningTool.run(["probe", "--timeout", "1", "--socket-path", server.path])
+        let (status, text, errors) = try RunningTool.output(of: [
+            "probe", "--timeout", "1", "--socket-path", server.path,
+        ])
         #expect(status == 1 && text == "")
         #expect(errors.hasPrefix("outboard: ") && errors.filter { $0 == "\n" }.count == 1, "\(errors)")
         #expect(errors.contains(cause), "\(errors)")
@@ -135,7 +139,7 @@ private func space(_ byteCount: Int = 256, first: UInt8, _ bytes: [Int: UInt8]) 
     @Test func `more regions than anybody has are not all asked for`() throws {
         let server = try ScriptedServer(device(space(first: 0, [:]), regionCount: 255))
         defer { server.end() }
-        let (status, text, _) = try RunningTool.run(["probe", "--socket-path", server.path])
+        let (status, text, _) = try RunningTool.output(of: ["probe", "--socket-path", server.path])
         #expect(status == 0 && text.contains("the server claims 255 regions"))
     }
 
@@ -144,10 +148,10 @@ private func space(_ byteCount: Int = 256, first: UInt8, _ bytes: [Int: UInt8]) 
             ["probe"], ["probe", "--socket-path", "x", "--timeout", "0"], ["probe", "--nonsense"],
             ["check"], ["check", "--item", "S109", "--list"], ["check", "--list", "--socket-path", "x"],
         ] {
-            #expect(try RunningTool.run(arguments).status == 64, "\(arguments)")
+            #expect(try RunningTool.output(of: arguments).status == 64, "\(arguments)")
         }
         for command in ["probe", "check"] {
-            let (status, _, errors) = try RunningTool.run([command, "--socket-path", "/nonexistent/socket"])
+            let (status, _, errors) = try RunningTool.output(of: [command, "--socket-path", "/nonexistent/socket"])
             #expect(status == 1 && errors.hasPrefix("outboard: socket /nonexistent/socket: "))
         }
     }

@@ -58,7 +58,15 @@ private func names(_ numbers: [Int]) -> [String] { numbers.map { "S\($0)" } }
             (.answersUnderAnotherID, [1, 4, 56]), (.givesErrorsAPayload, [3]), (.answersWhatWantsNoReply, [2]),
             (.sendsInPieces, [5]), (.padsTheVersion, [29]), (.leavesOutTheNUL, [30]), (.namesWhatNobodyNamed, [28]),
             (.takesTooManyDescriptors, [31]), (.answersUnmapsWithAHeader, [46, 47, 48, 50, 51]),
-            (.callsOverlapsInvalid, [39]), (.hasARegionOfThreeQuarters, [70, 94]),
+            (.callsOverlapsInvalid, [39]), (.hasARegionOfThreeQuarters, [70, 94]), (.losesWrites, [94]),
+            (.forgetsToFire, [7, 74, 77, 99]),
+            (
+                .neverRefuses,
+                [
+                    3, 8, 9, 10, 11, 12, 14, 15, 17, 21, 22, 24, 26, 33, 38, 39, 40, 41, 42, 49, 50, 52, 53, 64, 66,
+                    72, 73, 77, 81, 84, 85, 86, 87, 88, 92, 96, 99, 100, 102,
+                ]
+            ),
         ] as [(Fault, [Int])])
     func `a fault fails the items that are about it and no other`(fault: Fault, expected: [Int]) throws {
         let items = CheckItem.all.filter { !slow.contains($0.number) }

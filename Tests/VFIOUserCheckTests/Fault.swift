@@ -6,6 +6,12 @@ enum Fault: Equatable, Sendable {
     /// Replies carry another ID, but for the version's.
     case answersUnderAnotherID
     case givesErrorsAPayload
+    /// What it refuses it says that it has done.
+    case neverRefuses
+    /// Vectors that the client fires are not.
+    case forgetsToFire
+    /// Four bytes that are written to configuration space go to a register that is read-only.
+    case losesWrites
     case answersWhatWantsNoReply
     /// The header and what follows it leave one by one.
     case sendsInPieces
@@ -46,6 +52,8 @@ extension Fault {
             if message.command != Command.version, message.bytes[8] & 1 != 0 { message.bytes[0] ^= 0x55 }
         case .givesErrorsAPayload:
             if message.isError { message.bytes += [1, 2, 3, 4] }
+        case .neverRefuses:
+            if message.isError { message.bytes.replaceSubrange(8..<16, with: [1, 0, 0, 0, 0, 0, 0, 0]) }
         case .padsTheVersion, .leavesOutTheNUL, .namesWhatNobodyNamed, .takesTooManyDescriptors:
             if message.command == Command.version, !message.isError { spoilVersion(&message) }
         case .answersUnmapsWithAHeader:
@@ -66,10 +74,26 @@ extension Fault {
             {
                 message.descriptors = [HeldDescriptor(other)]
             }
-        case .none, .answersWhatWantsNoReply, .sendsInPieces, .keepsDescriptors, .dies: break
+        case .none, .forgetsToFire, .losesWrites, .answersWhatWantsNoReply, .sendsInPieces, .keepsDescriptors, .dies:
+            break
         }
         message.finish()
         return message
+    }
+
+    /// What becomes of a command that comes in one piece.
+    func spoilCommand(_ bytes: inout [UInt8]) {
+        switch self {
+        case .forgetsToFire:
+            // A change of interrupts that fires all vectors of a range becomes one that unmasks none that is masked.
+            if bytes.count == 36, bytes[2] == 8, bytes[20] == 0x21, bytes[32] != 0 { bytes[20] = 0x11 }
+        case .losesWrites:
+            // Offset 0x28 is of CardBus, which this device is not.
+            if bytes.count == 36, bytes[2] == 10, bytes[24] == 7 {
+                bytes.replaceSubrange(16..<24, with: [0x28] + [UInt8](repeating: 0, count: 7))
+            }
+        default: break
+        }
     }
 
     private func spoilVersion(_ message: inout Message) {

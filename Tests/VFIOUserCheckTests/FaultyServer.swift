@@ -98,6 +98,7 @@ private final class Conversation: Sendable {
                 if case .dies(let command) = fault, UInt16(header[2]) == command { isOver.withLock { $0 = true } }
             }
             if endsServer { return }
+            fault.spoilCommand(&part.bytes)
             if fault == .keepsDescriptors { kept.withLock { $0 += part.descriptors } }
             guard transmit(part.bytes, part.descriptors, to: server) else { return }
         }
@@ -176,22 +177,40 @@ struct Message {
     mutating func finish() { set(UInt64(bytes.count), at: 4, 4) }
 }
 
-/// Finds the headers in a stream that comes in pieces. A header in two pieces is passed over.
+/// Finds the headers in a stream that comes in pieces. One that comes in pieces itself is left as it is.
 private struct MessageBoundary {
-    /// How much of the present message is still to come.
+    /// How much of the present message is still to come after its header.
     private var rest = 0
+    /// What there is of a header that comes in pieces.
+    private var partialHeader: [UInt8] = []
 
     mutating func visitHeaders(_ bytes: inout [UInt8], _ visit: (inout [UInt8]) -> Void) {
-        var offset = min(rest, bytes.count)
-        rest -= offset
-        while offset + 16 <= bytes.count {
-            var header = Array(bytes[offset..<offset + 16])
-            visit(&header)
-            bytes.replaceSubrange(offset..<offset + 16, with: header)
-            let size = (4..<8).reversed().reduce(0) { $0 << 8 | Int(header[$1]) }
-            let taken = min(max(16, size), bytes.count - offset)
-            rest = max(16, size) - taken
-            offset += taken
+        var offset = 0
+        while offset < bytes.count {
+            let available = bytes.count - offset
+            if rest > 0 {
+                let taken = min(rest, available)
+                rest -= taken
+                offset += taken
+            } else if partialHeader.isEmpty, available >= 16 {
+                var header = Array(bytes[offset..<offset + 16])
+                visit(&header)
+                bytes.replaceSubrange(offset..<offset + 16, with: header)
+                rest = Self.payloadCount(header)
+                offset += 16
+            } else {
+                let taken = min(16 - partialHeader.count, available)
+                partialHeader += bytes[offset..<offset + taken]
+                offset += taken
+                if partialHeader.count == 16 {
+                    rest = Self.payloadCount(partialHeader)
+                    partialHeader = []
+                }
+            }
         }
+    }
+
+    private static func payloadCount(_ header: [UInt8]) -> Int {
+        max(16, (4..<8).reversed().reduce(0) { $0 << 8 | Int(header[$1]) }) - 16
     }
 }
