@@ -62,6 +62,8 @@ extension ControllerState {
             try reader.require((queue.id == .admin) == (queue.completionQueue == .admin), "completion queue of a queue")
             try reader.require(queue.id != .admin || queue.deletion == nil, "deletion of a queue")
             try Self.put(queue, at: queue.id, in: &operation.submissionQueues, reader)
+            // The command that asked for the deletion was parked with its slot.
+            if queue.deletion != nil { try reader.require(reserveSlot(.admin), "slots of a completion queue") }
         }
     }
 

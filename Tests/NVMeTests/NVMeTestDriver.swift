@@ -32,7 +32,8 @@ final class NVMeTestDriver {
 
     let store: TestStore
     let ram: GuestRAM
-    let function: PCIFunction<NVMeController>
+    private(set) var function: PCIFunction<NVMeController>
+    private let options: NVMeController.Options
     var admin: Queue
     /// By queue identifier.
     var queues: [UInt16: Queue] = [:]
@@ -45,6 +46,7 @@ final class NVMeTestDriver {
         let serial = try #require(NVMeController.SerialNumber("OBTEST1"))
         var chosen = NVMeController.Options(serial: serial)
         options(&chosen)
+        self.options = chosen
         self.store = try store ?? TestStore()
         ram = try GuestRAM(reach)
         function = try NVMeController.makeFunction(store: self.store, options: chosen)
@@ -60,6 +62,48 @@ final class NVMeTestDriver {
         store.letGo()
         function.reset()
         function.detach()
+    }
+}
+
+/// Migration.
+extension NVMeTestDriver {
+    /// Lets the controller come to rest, for however long it takes.
+    func stop() throws {
+        function.beginStop()
+        try function.finishStop(by: .after(.seconds(60)))
+    }
+
+    /// The state of a stopped controller.
+    func savedState() -> [UInt8] { StateStream.opening(of: function) + StateStream.body(of: function) }
+
+    /// Puts another controller into the place of a stopped one, which neither the store nor the memory hears of again, and
+    /// has it take a state; it is stopped then.
+    func replaceController(restoring state: [UInt8], options change: (inout NVMeController.Options) -> Void = { _ in })
+        throws
+    {
+        var options = options
+        change(&options)
+        function.reset()
+        function.detach()
+        function = try NVMeController.makeFunction(store: store, options: options)
+        try function.attach(to: ram.space)
+        function.beginStop()
+        try function.finishStop(by: .after(.seconds(60)))
+        try restore(state)
+    }
+
+    func restore(_ state: [UInt8]) throws {
+        var incoming = StateStream.Incoming(for: function)
+        try incoming.append(state.span)
+        var reader = try incoming.finish()
+        try function.restoreState(from: &reader)
+    }
+
+    /// Moves the controller as it is into another, which goes on.
+    func migrate() throws {
+        try stop()
+        try replaceController(restoring: savedState())
+        function.resume()
     }
 }
 
