@@ -78,7 +78,7 @@ let package = Package(
             "ConformanceTests",
             [
                 "CHeapCount", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserNegotiation", "VFIOUserServer",
-                "VFIOUserSession", "VFIOUserWire",
+                "VFIOUserSession", "VFIOUserWire", "outboard",
             ],
             exclude: ["Checklist.md"]),
         .target(name: "CBaselines", path: "Tests/Benchmarks/CBaselines"),

@@ -3,55 +3,7 @@ import Edu
 import LinuxHost
 import Testing
 
-/// The numbers of the states.
-private enum Migration {
-    static let error: UInt32 = 0
-    static let stop: UInt32 = 1
-    static let running: UInt32 = 2
-    static let stopCopy: UInt32 = 3
-    static let resuming: UInt32 = 4
-    static let preCopy: UInt32 = 6
-}
-
 private typealias Operation = Payload.FeatureOperation
-
-extension RawPeer {
-    /// Asks for a state; the reply may be an error.
-    fileprivate func go(to state: UInt32) throws -> RawMessage {
-        try call(
-            Number.deviceFeature, Payload.feature(2, Operation.set, argsz: 16, bytes(.u32(state), .u32(0))))
-    }
-
-    fileprivate func migrationState() throws -> UInt32 {
-        try succeed(Number.deviceFeature, Payload.feature(2, Operation.get, argsz: 16)).payload.u32(at: 8)
-    }
-
-    fileprivate func readState(_ count: UInt32) throws -> RawMessage {
-        try call(Number.readMigrationData, bytes(.u32(8 + count), .u32(count)))
-    }
-
-    fileprivate func writeState(_ data: [UInt8]) throws -> RawMessage {
-        try call(Number.writeMigrationData, bytes(.u32(UInt32(8 + data.count)), .u32(UInt32(data.count)), .raw(data)))
-    }
-
-    /// The device's whole state, after which it is in stop-copy.
-    fileprivate func save() throws -> [UInt8] {
-        #expect(try go(to: Migration.stopCopy).error == nil)
-        return try readToEnd()
-    }
-
-    fileprivate func readToEnd() throws -> [UInt8] {
-        var stream: [UInt8] = []
-        while true {
-            let reply = try readState(100)
-            #expect(reply.error == nil)
-            let count = Int(reply.payload.u32(at: 4))
-            #expect(reply.payload.u32(at: 0) == UInt32(8 + count) && reply.payload.count == 8 + count)
-            stream += reply.payload[8...]
-            if count < 100 { return stream }
-        }
-    }
-}
 
 @Suite struct MigrationTests {
     /// What a device is told on the way from one state to another, by the kernel's documentation of the states; written
@@ -86,7 +38,7 @@ extension RawPeer {
             #expect(try peer.go(to: Migration.resuming).error == nil)
             #expect(try peer.go(to: Migration.stop).error == invalid)
         } else if state == Migration.resuming {
-            let saved = try peer.save()
+            let saved = try peer.saveState()
             #expect(try peer.go(to: state).error == nil)
             #expect(try peer.writeState(saved).error == nil)
         } else {
@@ -127,7 +79,7 @@ extension RawPeer {
             #expect(device.takeCalls() == (wasRunning ? ["reset"] : ["reset", "resume"]))
             #expect(try peer.readState(10).error == invalid)
             try peer.write(0, at: 0, bytes(.u64(1)))
-            #expect(try peer.save().count > 0)
+            #expect(try peer.saveState().count > 0)
         }
     }
 
@@ -159,7 +111,7 @@ extension RawPeer {
         var saved: [UInt8] = []
         try withPeer(of: MigratingDevice()) { peer in
             try peer.write(0, at: 0, bytes(.u64(0x0123_4567_89ab_cdef)))
-            saved = try peer.save()
+            saved = try peer.saveState()
             // There is nothing more, however often it is asked for.
             #expect(try peer.readState(100).payload == bytes(.u32(8), .u32(0)))
         }
@@ -226,7 +178,7 @@ extension RawPeer {
 
     @Test func `S87 a state that does not fit is refused as soon as that is known, and ends in error`() throws {
         var other: [UInt8] = []
-        try withPeer(of: MigratingDevice(name: "another")) { other = try $0.save() }
+        try withPeer(of: MigratingDevice(name: "another")) { other = try $0.saveState() }
         try withPeer(of: MigratingDevice()) { peer in
             try peer.write(0, at: 0, bytes(.u64(3)))
             #expect(try peer.go(to: Migration.resuming).error == nil)
