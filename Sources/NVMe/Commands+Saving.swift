@@ -50,7 +50,8 @@ extension Unfinished {
             let slot = try reader.count(atMost: queue.entryCount - 1, "slot of a completion")
             let entry = try CompletionEntry(from: &reader)
             let posting = Posting(
-                entry: entry, address: queue.address(ofSlot: slot), vector: queue.isInterruptEnabled ? queue.vector : nil,
+                entry: entry, address: queue.address(ofSlot: slot),
+                vector: queue.isInterruptEnabled ? queue.vector : nil,
                 wasParked: try reader.flag("parked command"))
             self = .posting(posting, token)
         case nil: throw .impossible("unfinished command")

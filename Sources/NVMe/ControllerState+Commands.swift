@@ -44,6 +44,13 @@ enum Unfinished {
         case .command(_, let token), .posting(_, let token): token
         }
     }
+
+    var wasParked: Bool {
+        switch self {
+        case .command: false
+        case .posting(let posting, _): posting.wasParked
+        }
+    }
 }
 
 /// What becomes of a completion.
@@ -213,7 +220,9 @@ extension ControllerState {
 
     /// Keeps what a stop has interrupted. Its slot stays taken, and its queue counts it as executing.
     mutating func keep(_ work: Unfinished) {
-        if isCurrent(work.token.generation), lifecycle == .ready { operation.unfinished.append(work) }
+        guard isCurrent(work.token.generation) else { return }
+        guard lifecycle == .ready else { return didFail(work.token, wasParked: work.wasParked) }
+        operation.unfinished.append(work)
     }
 
     /// Frees the slot of a command that has been read, and lets another worker read the next one.

@@ -53,7 +53,7 @@ extension ControllerState {
             let queue = try CompletionQueue(from: &reader)
             try reader.require(queue.vector < identity.vectorCount, "interrupt vector")
             try checkShape(queue.id, queue.base, queue.entryCount, CompletionEntry.byteCount, reader)
-            try Self.put(queue, at: queue.id, in: &operation.completionQueues, reader)
+            try put(queue, at: queue.id, in: \.completionQueues, reader)
         }
         for _ in 0..<(try reader.count(atMost: identity.queuePairs + 1, "submission queues")) {
             let queue = try SubmissionQueue(from: &reader)
@@ -61,7 +61,7 @@ extension ControllerState {
             try reader.require(index(ofCompletionQueue: queue.completionQueue) != nil, "completion queue of a queue")
             try reader.require((queue.id == .admin) == (queue.completionQueue == .admin), "completion queue of a queue")
             try reader.require(queue.id != .admin || queue.deletion == nil, "deletion of a queue")
-            try Self.put(queue, at: queue.id, in: &operation.submissionQueues, reader)
+            try put(queue, at: queue.id, in: \.submissionQueues, reader)
             // The command that asked for the deletion was parked with its slot.
             if queue.deletion != nil { try reader.require(reserveSlot(.admin), "slots of a completion queue") }
         }
@@ -76,14 +76,14 @@ extension ControllerState {
         try reader.require(base.holds(entryCount, of: entryByteCount), "queue base")
     }
 
-    private static func put<Queue>(
-        _ queue: Queue, at id: QueueID, in queues: inout [Queue?], _ reader: StateReader
+    private mutating func put<Queue>(
+        _ queue: Queue, at id: QueueID, in queues: WritableKeyPath<Operation, [Queue?]>, _ reader: StateReader
     ) throws(StateError) {
         let index = Int(id.rawValue)
-        try reader.require(index <= NVMeController.Options.queuePairLimits.upperBound, "queue identifier")
-        while queues.count <= index { queues.append(nil) }
-        try reader.require(queues[index] == nil, "queue identifier")
-        queues[index] = queue
+        try reader.require(index <= identity.queuePairs, "queue identifier")
+        while operation[keyPath: queues].count <= index { operation[keyPath: queues].append(nil) }
+        try reader.require(operation[keyPath: queues][index] == nil, "queue identifier")
+        operation[keyPath: queues][index] = queue
     }
 
     /// Takes interrupted work, with the slot and the place among the executing that it has.

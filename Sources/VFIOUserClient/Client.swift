@@ -9,7 +9,7 @@ import VFIOUserWire
 /// each other. A request that the server refuses changes nothing (`ClientError.refused`); after any other error the
 /// connection is of no use.
 ///
-/// It has no second socket.
+/// It takes no second socket for the server's requests.
 public final class Client {
     /// What the two sides hold to.
     public let agreement: Agreement

@@ -66,7 +66,9 @@ struct MigrationStateMachine {
                 let end = path.last?.to ?? state
                 if end == target { return path }
                 if !path.isEmpty, end == .preCopy || end == .stopCopy { continue }
-                for arc in Self.arcs where arc.from == end && seen.insert(arc.to).inserted { longer.append(path + [arc]) }
+                for arc in Self.arcs where arc.from == end && seen.insert(arc.to).inserted {
+                    longer.append(path + [arc])
+                }
             }
             paths = longer
         }

@@ -94,7 +94,8 @@ private typealias Operation = Payload.FeatureOperation
             #expect(try peer.readState(16).error == (isCopying ? nil : invalid))
             #expect(try peer.writeState([]).error == (state == Migration.resuming ? nil : invalid))
             let isOpen = state != Migration.stopCopy && state != Migration.error
-            #expect(try peer.call(Number.readRegion, Payload.read(0, at: 0, count: 8)).error == (isOpen ? nil : invalid))
+            #expect(
+                try peer.call(Number.readRegion, Payload.read(0, at: 0, count: 8)).error == (isOpen ? nil : invalid))
             let write = Payload.write(0, at: 0, bytes(.u64(5)))
             #expect(try peer.call(Number.writeRegion, write).error == (isOpen ? nil : invalid))
             let entry = bytes(.u64(1), .u64(0), .u32(0), .u32(8), .u64(6))
@@ -147,7 +148,9 @@ private typealias Operation = Payload.FeatureOperation
         }
     }
 
-    @Test func `S87 a state that is asked for in too large a piece, or that does not fit the reply, is not given`() throws {
+    @Test func `S87 a state that is asked for in too large a piece, or that does not fit the reply, is not given`()
+        throws
+    {
         try withPeer(of: MigratingDevice(), negotiated: false) { peer in
             try peer.negotiate(#"{"capabilities":{"max_data_xfer_size":4096}}"#)
             #expect(try peer.go(to: Migration.stopCopy).error == nil)
@@ -195,7 +198,9 @@ private typealias Operation = Payload.FeatureOperation
         }
     }
 
-    @Test func `S87 S100 a client that leaves a stopped device leaves a reset one, and the next finds it running`() throws {
+    @Test func `S87 S100 a client that leaves a stopped device leaves a reset one, and the next finds it running`()
+        throws
+    {
         let device = MigratingDevice()
         try withServer(of: device) { server in
             for (number, state) in [Migration.stop, Migration.stopCopy, Migration.resuming].enumerated() {

@@ -153,7 +153,8 @@ extension MovingDisk {
     }
 
     private func put(
-        _ opcode: UInt32, _ command: UInt16, in queue: Int, prp1: UInt64 = 0, block: UInt32 = 0, _ dword10: UInt32? = nil,
+        _ opcode: UInt32, _ command: UInt16, in queue: Int, prp1: UInt64 = 0, block: UInt32 = 0,
+        _ dword10: UInt32? = nil,
         _ dword11: UInt32 = 0
     ) {
         let tail = tails[queue, default: 0]

@@ -80,7 +80,8 @@ import Testing
         #expect(try peer.migrationState() == Migration.stopCopy)
         #expect(disk.completions(of: 1).isEmpty)
         source.kill()
-        #expect(try directory.read("image") == pattern(1 << 20, seed: 5), "no data had come that could have been written")
+        #expect(
+            try directory.read("image") == pattern(1 << 20, seed: 5), "no data had come that could have been written")
 
         let destination = try ServedProcess(arguments, in: directory)
         let second = try destination.connect()

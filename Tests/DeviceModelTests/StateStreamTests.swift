@@ -44,7 +44,9 @@ private final class StateDevice: MigratableDevice {
         StateIdentity(device: device, version: version, properties: properties)
     }
 
-    private func stream(_ device: StateDevice) -> [UInt8] { StateStream.opening(of: device) + StateStream.body(of: device) }
+    private func stream(_ device: StateDevice) -> [UInt8] {
+        StateStream.opening(of: device) + StateStream.body(of: device)
+    }
 
     private func error(of bytes: [UInt8], for device: StateDevice) -> StateError? {
         do throws(StateError) {
@@ -136,7 +138,8 @@ private final class StateDevice: MigratableDevice {
         #expect(error(of: huge, for: device) == .impossible("size of the identity"))
         #expect(error(of: opening + [UInt8](repeating: 0xff, count: 8), for: device) == .tooLong)
         #expect(error(of: Array("OUTBOARX".utf8), for: device) == .notAState)
-        #expect(error(of: Array("OUTBOARD".utf8) + [2] + [UInt8](repeating: 0, count: 7), for: device) == .unknownFormat(2))
+        #expect(
+            error(of: Array("OUTBOARD".utf8) + [2] + [UInt8](repeating: 0, count: 7), for: device) == .unknownFormat(2))
         // A sender that never ends is cut off.
         var incoming = StateStream.Incoming(for: device)
         try incoming.append(opening.span)

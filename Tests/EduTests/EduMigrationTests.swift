@@ -84,7 +84,8 @@ import Testing
     }
 
     @Test(arguments: [InterruptKind.intx, .msi])
-    func `an interrupt that is raised while the device stands still is told when it goes on`(kind: InterruptKind) throws {
+    func `an interrupt that is raised while the device stands still is told when it goes on`(kind: InterruptKind) throws
+    {
         let driver = try EduDriver()
         let counter = try driver.connect(kind)
         try stop(driver.device)

@@ -140,7 +140,8 @@ private func pattern(_ seed: Int, _ byteCount: Int = 4096) -> [UInt8] {
         #expect(driver.ram.read(log, 64).allSatisfy { $0 == 0 })
     }
 
-    @Test func `a full completion queue is full in the other controller, and goes on when the host makes room`() throws {
+    @Test func `a full completion queue is full in the other controller, and goes on when the host makes room`() throws
+    {
         let driver = try started()
         try driver.createPair(1, entries: 16, completionEntries: 4)
         let commands = (0..<8).map { _ in driver.submit(.blocks(Opcode.flush, 0, 1), to: 1) }

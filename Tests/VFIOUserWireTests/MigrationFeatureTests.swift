@@ -65,10 +65,11 @@ import VFIOUserWire
             error(fields(u64(4096), u32(1), u32(0), u64(2), u64(.max))) == .rangeOverflow(start: 2, byteCount: .max))
     }
 
-    @Test(arguments: [
-        (0, 4096, 4096, 8), (0, 64 << 12, 4096, 8), (0, 65 << 12, 4096, 16), (4096, 1, 4096, 8),
-        (0, 1 << 62, 1 << 62, 8), (1 << 63, 1 << 63, 4096, 1 << 48),
-    ] as [(UInt64, UInt64, UInt64, UInt64)])
+    @Test(
+        arguments: [
+            (0, 4096, 4096, 8), (0, 64 << 12, 4096, 8), (0, 65 << 12, 4096, 16), (4096, 1, 4096, 8),
+            (0, 1 << 62, 1 << 62, 8), (1 << 63, 1 << 63, 4096, 1 << 48),
+        ] as [(UInt64, UInt64, UInt64, UInt64)])
     func `a report has a bit for each page, in whole words`(
         address: UInt64, size: UInt64, pageSize: UInt64, bitmap: UInt64
     ) throws {
