@@ -241,6 +241,34 @@ private func pattern(_ seed: Int, _ byteCount: Int = 4096) -> [UInt8] {
         #expect(second.drain() == 1)
     }
 
+    @Test(arguments: GuestRAM.Reach.allCases)
+    func `a controller that moves again and again at any moment completes every command once`(
+        reach: GuestRAM.Reach
+    ) throws {
+        let driver = try started(reach)
+        try driver.createPair(1)
+        let pages = (0..<16).map { _ in driver.ram.allocate(4096) }
+        var numbers = Numbers(seed: 0x0b0a_4d02)
+        for round in 0..<60 {
+            // The even ones write, the odd ones read what was written the round before.
+            let commands = pages.enumerated().map { number, page in
+                let block = UInt64(number / 2 * 2 + (number + round) % 2) * 8
+                let isWrite = number % 2 == 0
+                driver.ram.write(isWrite ? pattern(round * 16 + number) : [UInt8](repeating: 0, count: 4096), at: page)
+                return driver.submit(
+                    .blocks(isWrite ? Opcode.write : Opcode.read, block, 8, prp1: page), to: 1)
+            }
+            for _ in 0..<numbers.below(400) { _ = driver.status }
+            try driver.migrate()
+            try expectEach(of: commands, from: driver, 1)
+            for number in stride(from: 0, to: 16, by: 2) {
+                let block = UInt64(number + round % 2) * 8
+                #expect(try driver.store.contents(block, 8) == pattern(round * 16 + number))
+                if round > 0 { #expect(driver.ram.read(pages[number + 1], 4096) == pattern((round - 1) * 16 + number)) }
+            }
+        }
+    }
+
     @Test func `a disabled controller and one that has failed are what they were`() throws {
         let driver = try NVMeTestDriver()
         try driver.migrate()
