@@ -16,8 +16,8 @@ final class NVMeEngine: Sendable {
     let identity: ControllerIdentity
     let options: NVMeController.Options
     let state: Monitor<ControllerState>
-    /// Woken when the workers have come to rest after a stop; taken before `state`.
-    let rest = Monitor(())
+    /// Counts the times that the workers have come to rest after a stop, for who waits for it; taken before `state`.
+    let rest = Monitor(0)
     /// One for each worker, set to wake it.
     private let alarms: [Monitor<Bool>]
 
@@ -124,7 +124,7 @@ extension NVMeEngine {
                 perform(work, memory.map { CommandMemory(store: store, guest: $0) }, stops)
             case .sleep(let isAtRest):
                 hadWork = false
-                if isAtRest { rest.update { _ in } }
+                if isAtRest { rest.update { $0 += 1 } }
                 alarms[number].wait { isSet in
                     defer { isSet = false }
                     return isSet ? () : nil
