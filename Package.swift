@@ -107,7 +107,8 @@ let package = Package(
             "ConformanceTests",
             [
                 "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI",
-                "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserTransport", "VFIOUserWire", "outboard",
+                "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserTransport", "VFIOUserWire",
+                "outboard",
             ],
             exclude: ["Checklist.md"]),
         .target(name: "CLibFuzzer", path: "Tests/Fuzz/CLibFuzzer"),

@@ -76,23 +76,28 @@ public final class Recorder: Sendable {
         }
     }
 
-    /// Puts the recorder before a client's socket: a new conversation.
-    public func transport(over inner: any Transport) -> any Transport {
+    /// Puts the recorder before a client's socket: before the first, which begins a conversation, or before the second of
+    /// a client whose first it stands before already.
+    public func transport(over inner: any Transport, as role: TransportRole = .main) -> any Transport {
+        switch role {
+        case .main:
+            guard let number = beginConversation() else { return inner }
+            return RecordingTransport(inner, recorder: self, conversation: number, socket: .main)
+        case .twin(let main):
+            guard let main = main as? RecordingTransport else { return inner }
+            return RecordingTransport(inner, recorder: self, conversation: main.conversation, socket: .twin)
+        }
+    }
+
+    /// The number of a new conversation; `nil` for more than a recording can number, which go unrecorded.
+    private func beginConversation() -> UInt16? {
         let number: UInt16? = state.withLock { state in
-            // More clients than a recording can number go unrecorded.
             guard !state.isClosed, state.conversationCount < .max else { return nil }
             state.conversationCount += 1
             return state.conversationCount
         }
-        guard let number else { return inner }
-        append(.connected, to: number)
-        return RecordingTransport(inner, recorder: self, conversation: number, socket: .main)
-    }
-
-    /// Puts the recorder before the second socket of a client whose first one it stands before already.
-    public func transport(overTwin inner: any Transport, of main: any Transport) -> any Transport {
-        guard let main = main as? RecordingTransport else { return inner }
-        return RecordingTransport(inner, recorder: self, conversation: main.conversation, socket: .twin)
+        if let number { append(.connected, to: number) }
+        return number
     }
 
     /// Writes what is left and ends the recording.

@@ -19,9 +19,9 @@ final class RefusedClient {
     /// - Returns: whether the client has heard all that it is going to hear.
     func hear() -> Bool {
         do throws(Errno) {
-            let isThere = try incoming.receive(from: socket)
+            let arrival = try incoming.receive(from: socket)
             switch incoming.next() {
-            case .incomplete: return !isThere
+            case .incomplete: return arrival == .end
             case .broken: return true
             case .message(let message):
                 try answer(message.header)

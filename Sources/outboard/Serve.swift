@@ -284,11 +284,7 @@ struct Service {
         { [faults] socket, role in
             let number: UInt64 = if case .twin = role { 1 } else { 0 }
             let transport: any Transport = faults.map { FaultyTransport(socket, $0, number: number) } ?? socket
-            guard let recorder else { return transport }
-            switch role {
-            case .main: return recorder.transport(over: transport)
-            case .twin(let main): return recorder.transport(overTwin: transport, of: main)
-            }
+            return recorder?.transport(over: transport, as: role) ?? transport
         }
     }
 

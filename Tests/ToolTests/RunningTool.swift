@@ -89,7 +89,7 @@ final class RunningTool {
     func terminateTraced() throws -> Int32? {
         let number = process.processIdentifier
         let children = try String(contentsOfFile: "/proc/\(number)/task/\(number)/children", encoding: .utf8)
-        if let child = Int32(children.trimmingCharacters(in: .whitespaces)) { kill(child, SIGTERM) }
+        if let child = Int32(children.trimmingCharacters(in: .whitespaces)) { Glibc.kill(child, SIGTERM) }
         return waitForEnd()
     }
 

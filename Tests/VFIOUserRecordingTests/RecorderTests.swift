@@ -19,7 +19,7 @@ import VFIOUserWire
         ) { Issue.record("\($0)") }
         do {
             defer { recorder.finish() }
-            try serving(try Edu.makeFunction(), decorate: { recorder.transport(over: $0) }) { socket in
+            try serving(try Edu.makeFunction(), decorate: { recorder.transport(over: $0, as: $1) }) { socket in
                 let client = try Client(socket)
                 client.replyTimeout = .seconds(60)
                 try body(client)
@@ -67,7 +67,7 @@ import VFIOUserWire
             StorageFile(creatingPath: directory.path + "/file"), served: "edu", wallClock: 0
         ) { Issue.record("\($0)") }
         for _ in 0..<3 {
-            try serving(try Edu.makeFunction(), decorate: { recorder.transport(over: $0) }) { _ = try Client($0) }
+            try serving(try Edu.makeFunction(), decorate: { recorder.transport(over: $0, as: $1) }) { _ = try Client($0) }
         }
         recorder.finish()
         var reader = try RecordingReader(try directory.read("file"))
@@ -86,7 +86,7 @@ import VFIOUserWire
             StorageFile(creatingPath: directory.path + "/file"), served: "edu", wallClock: 0
         ) { Issue.record("\($0)") }
         let nonsense: [UInt8] = [1, 0, 1, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xab]
-        try serving(try Edu.makeFunction(), decorate: { recorder.transport(over: $0) }) { socket in
+        try serving(try Edu.makeFunction(), decorate: { recorder.transport(over: $0, as: $1) }) { socket in
             let count = try unsafe nonsense.withUnsafeBytes {
                 unsafe try socket.send($0, descriptors: DescriptorBundle(), waiting: true)
             }
@@ -120,7 +120,7 @@ import VFIOUserWire
         let recorder = try Recorder(
             StorageFile(openingPath: "/dev/full", isWritable: true), served: "edu", wallClock: 0
         ) { trouble in troubles.update { $0.append(trouble) } }
-        try serving(try Edu.makeFunction(), decorate: { recorder.transport(over: $0) }) { socket in
+        try serving(try Edu.makeFunction(), decorate: { recorder.transport(over: $0, as: $1) }) { socket in
             let client = try Client(socket)
             troubles.wait { $0.isEmpty ? nil : () }
             #expect(try client.readRegister(UInt32.self, region: 0, at: 0) == 0x0100_00ed)
@@ -218,7 +218,7 @@ import VFIOUserWire
         var replay = Replay()
         do {
             defer { recorder.finish() }
-            try serving(try Edu.makeFunction(), decorate: { recorder.transport(over: $0) }) { socket in
+            try serving(try Edu.makeFunction(), decorate: { recorder.transport(over: $0, as: $1) }) { socket in
                 var entries = entries
                 // One more write to a register, so that memory is looked at once more.
                 let last = try #require(

@@ -68,7 +68,8 @@ extension Replay.Options {
 
 /// Serves a device over a socket pair while `body` runs with the other end.
 func serving(
-    _ device: any Device, decorate: @escaping @Sendable (UNIXSocket) -> any Transport = { $0 },
+    _ device: any Device,
+    decorate: @escaping @Sendable (UNIXSocket, TransportRole) -> any Transport = { socket, _ in socket },
     _ body: (UNIXSocket) throws -> Void
 ) throws {
     let (ours, theirs) = try UNIXSocket.pair()

@@ -75,7 +75,7 @@ import VFIOUserWire
             }
         }
         let main = recorder.transport(over: server)
-        try serve(over: main, id: 7) { recorder.transport(overTwin: $0, of: main) }
+        try serve(over: main, id: 7) { recorder.transport(over: $0, as: .twin(of: main)) }
         thread.join()
         main.shutdown()
         recorder.finish()
