@@ -56,7 +56,8 @@ public enum RequestRefusal: Error, Hashable, Sendable {
         case .notStopped(let failure): failure.errno.rawValue
         case .lostDescriptors, .tooManyDescriptors, .noSuchRegion, .outsideRegion, .noSuchInterrupt,
             .unsupportedInterruptChange,
-            .tooManyBytes, .unsupportedFeature, .outOfOrder, .splitsMapping, .commandOnTwinSocket, .noTransition, .wrongState, .badState,
+            .tooManyBytes, .unsupportedFeature, .outOfOrder, .splitsMapping, .commandOnTwinSocket, .noTransition,
+            .wrongState, .badState,
             .loggingIsOn, .loggingIsOff:
             Errno.invalidArgument.rawValue
         }

@@ -67,7 +67,9 @@ import VFIOUserWire
             StorageFile(creatingPath: directory.path + "/file"), served: "edu", wallClock: 0
         ) { Issue.record("\($0)") }
         for _ in 0..<3 {
-            try serving(try Edu.makeFunction(), decorate: { recorder.transport(over: $0, as: $1) }) { _ = try Client($0) }
+            try serving(try Edu.makeFunction(), decorate: { recorder.transport(over: $0, as: $1) }) {
+                _ = try Client($0)
+            }
         }
         recorder.finish()
         var reader = try RecordingReader(try directory.read("file"))
