@@ -102,7 +102,7 @@ private func faultyPair(_ text: String) throws -> (faulty: FaultyTransport, peer
                 #expect(first > 0)
                 rest = rest.dropFirst(first)
             }
-            _ = peer.readAll()
+            while case .bytes = peer.read() {}
         }
     }
 

@@ -83,7 +83,7 @@ private struct Taken: Hashable {
 
     @Test func `descriptors that pile up on a message that never ends are too many`() throws {
         let (left, right) = try UNIXSocket.pair()
-        let counters = [EventCounter](repeating: try EventCounter(), count: 127)
+        let counters = [EventCounter](repeating: try EventCounter(), count: 126)
         var reader = MessageReader()
         let bytes = message(1, payload: 60_000)
         for place in 0..<2 {

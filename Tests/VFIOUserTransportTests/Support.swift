@@ -38,15 +38,17 @@ extension Transport {
     }
 
     /// All that comes until the peer closes or nothing is there, whatever fails on the way; an error that stays is
-    /// given up after a thousand times.
+    /// taken for the end after a thousand times.
     func readAll(atMost count: Int = 1 << 16) -> [UInt8] {
         var all: [UInt8] = []
-        for _ in 0..<1_000_000 {
+        var failures = 0
+        while failures < 1000 {
             switch read(atMost: count) {
             case .bytes(let bytes, _, _):
                 if bytes.isEmpty { return all }
                 all += bytes
-            case .failed(.interrupted), .failed(.wouldBlock): continue
+                failures = 0
+            case .failed(.interrupted), .failed(.wouldBlock): failures += 1
             case .failed: return all
             }
         }
