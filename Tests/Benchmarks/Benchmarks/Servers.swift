@@ -11,18 +11,19 @@ import VFIOUserServer
 ///
 /// To measure another way to run a server, add a case.
 enum ServerRole: Hashable {
-    case outboard, buffered, headerFirst, polling
+    case outboard, outboardPolling, buffered, headerFirst, polling
     /// Outboard with an NVMe controller that shows the file at a path.
     case nvme(path: String)
 
     /// Those with the measured device, which all answer alike.
-    static let measured: [ServerRole] = [.outboard, .buffered, .headerFirst, .polling]
+    static let measured: [ServerRole] = [.outboard, .outboardPolling, .buffered, .headerFirst, .polling]
     /// Those of them that sleep when they have nothing to do. Whether a server polls shows only in how long a message waits.
     static let sleeping: [ServerRole] = [.outboard, .buffered, .headerFirst]
 
     var name: String {
         switch self {
         case .outboard: "Outboard"
+        case .outboardPolling: "Outboard, polling"
         case .buffered: "C, buffered"
         case .headerFirst: "C, header first"
         case .polling: "C, polling"
@@ -34,6 +35,7 @@ enum ServerRole: Hashable {
     var argument: String {
         switch self {
         case .outboard: "outboard"
+        case .outboardPolling: "outboard-polling"
         case .buffered: "buffered"
         case .headerFirst: "header-first"
         case .polling: "polling"
@@ -63,6 +65,7 @@ enum ServerRole: Hashable {
         run_on_processor(-1)
         switch self {
         case .outboard: try serve(try MeasuredDevice(), socket)
+        case .outboardPolling: try serve(try MeasuredDevice(), socket, busyPoll: .microseconds(200))
         case .nvme(let path):
             let store = try FileStore(path: path, byteCount: nil, blockSize: .bytes4096, isReadOnly: true)
             let options = NVMeController.Options(serial: NVMeController.SerialNumber(derivedFrom: "benchmark"))
@@ -78,9 +81,9 @@ enum ServerRole: Hashable {
         baseline_server_run(socket.descriptor.rawValue, reading, count_of_allocations)
     }
 
-    private func serve(_ device: any Device, _ socket: UNIXSocket) throws {
+    private func serve(_ device: any Device, _ socket: UNIXSocket, busyPoll: Duration = .zero) throws {
         if hasOwnProcessor { run_on_processor(1) }
-        Server(device: device).serve(socket, until: try EventCounter())
+        Server(device: device, busyPoll: busyPoll).serve(socket, until: try EventCounter())
     }
 }
 
