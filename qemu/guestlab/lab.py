@@ -105,10 +105,12 @@ class Lab:
         block_size: int = 512,
         client_options: Mapping[str, object] = MappingProxyType({}),
         recording: Path | None = None,
+        faults: str | None = None,
     ) -> Disk:
         """Serves `name`.img as an NVMe disk with the serial number `name`; the image is created if it is absent.
 
         `client_options` are properties of QEMU's vfio-user client, for example `{"x-no-posted-writes": True}`.
+        `faults` are made on purpose between the client and the device, as `outboard serve --inject` takes them.
         """
         image = self.image(name)
         options = ["--image", str(image.path), "--serial", name]
@@ -118,6 +120,8 @@ class Lab:
             options.append("--read-only")
         if block_size != 512:
             options += ["--block-size", str(block_size)]
+        if faults is not None:
+            options += ["--inject", faults]
         if self.is_reference and not image.path.exists():
             image.create(int(size.removesuffix("MiB")) << 20)
         drive = f"if=none,id={name},file={image.path},format=raw,discard=unmap"
