@@ -127,6 +127,8 @@ public enum ServerEvent: Sendable {
     case clientRefused
     /// A request got an error reply, or would have if it had asked for one.
     case refused(MessageHeader, RequestRefusal)
+    /// A client has closed its second socket and stays: transfers by messages fail from now on.
+    case twinSocketClosed
     case clientGone(Ending)
     case clientNotServed(ServerError)
 }
