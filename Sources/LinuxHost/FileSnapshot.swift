@@ -31,8 +31,11 @@ public struct FileSnapshot: ~Copyable {
     public mutating func update(
         _ range: Range<Int64>, keepingAtMost limit: Int = .max, changed: (Int64, [UInt8]) -> Void
     ) throws(Errno) {
+        guard !range.isEmpty else { return }
         var block = range.lowerBound / Self.blockSize
-        while block * Self.blockSize < range.upperBound {
+        // The end of the last block may be beyond all numbers.
+        let lastBlock = (range.upperBound - 1) / Self.blockSize
+        while block <= lastBlock {
             let start = max(block * Self.blockSize, range.lowerBound)
             if blocks[block] == nil {
                 // Nothing was here before; go to where something is now.
@@ -42,7 +45,7 @@ public struct FileSnapshot: ~Copyable {
                 if blocks[block] == nil, keptByteCount >= limit { throw .noSpace }
             }
             let first = max(block * Self.blockSize, range.lowerBound) / Self.pageSize * Self.pageSize
-            let end = min((block + 1) * Self.blockSize, range.upperBound)
+            let end = block == lastBlock ? range.upperBound : (block + 1) * Self.blockSize
             try compare(first..<end, in: block, changed: changed)
             block += 1
         }

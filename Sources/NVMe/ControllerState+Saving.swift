@@ -93,7 +93,7 @@ extension ControllerState {
             try reserve(token)
             try countExecuting(token)
         case .posting(let posting, let token):
-            if !posting.wasParked { try countExecuting(token) }
+            if posting.wasParked { try checkParked(token) } else { try countExecuting(token) }
             let index = index(ofCompletionQueue: token.completionQueue)
             guard let index, operation.completionQueues[index]?.willWrite() == true else {
                 throw .impossible("unwritten completion")
@@ -104,12 +104,16 @@ extension ControllerState {
 
     private mutating func take(_ completion: Completion) throws(StateError) {
         try reserve(completion.token)
-        if completion.wasParked {
-            guard completion.token.submissionQueue == .admin else { throw .impossible("parked command") }
-        } else {
-            try countExecuting(completion.token)
-        }
+        if completion.wasParked { try checkParked(completion.token) } else { try countExecuting(completion.token) }
         operation.dueCompletions.append(completion)
+    }
+
+    /// Only commands of the admin queue are parked. No submission queue that counts them keeps their completion queue from
+    /// being deleted and made anew, without their slots; the admin queue's stays.
+    private func checkParked(_ token: CommandToken) throws(StateError) {
+        guard token.submissionQueue == .admin, token.completionQueue == .admin else {
+            throw .impossible("parked command")
+        }
     }
 
     private mutating func reserve(_ token: CommandToken) throws(StateError) {

@@ -3,8 +3,8 @@ public import DeviceModel
 public import LinuxHost
 public import PCI
 
-/// Migration. The store is not part of the state: the controller that goes on opens the same one, and this one has written
-/// all and lets go of it when it has stopped.
+/// Migration. The store is not part of the state: the controller that goes on has the same one, and this one has written all
+/// when it has stopped, and leaves it alone.
 extension NVMeController: MigratablePCIDeviceModel {
     /// All that the controller knows beside its store.
     public struct SavedState {

@@ -4,7 +4,8 @@ public import LinuxHost
 /// A device model whose state can move to another process. Its function then can.
 ///
 /// The function keeps what is its own: configuration space, the MSI-X table, interrupts that were raised and not told, the
-/// level of the line. From `beginStop` to `resume` it closes guest memory to the model, as if nothing were mapped, and keeps
+/// level of the line. The bytes of a `BarMemory` are the model's, and in its state if it puts them there; a client that has
+/// mapped them can write to them while the function is stopped. From `beginStop` to `resume` it closes guest memory to the model, as if nothing were mapped, and keeps
 /// interrupts back, so that a model only has to know which failures of its accesses are not the guest's. All that
 /// `MigratableDevice` says of these calls holds.
 public protocol MigratablePCIDeviceModel: PCIDeviceModel {

@@ -24,6 +24,8 @@ struct Connection: ~Copyable {
     private let main: Channel
     /// For requests to the client, once the two have agreed on it and as long as it lasts.
     private var twin: Channel?
+    /// Whether the second socket is gone and nobody has been told.
+    private var hasLostTwin = false
     private let device: any Device
     private let clientMemory: ClientMemory
     private let options: ConnectionOptions
@@ -120,6 +122,9 @@ struct Connection: ~Copyable {
             if let ending = try handleMessages() { return ending }
             if !mayHaveMore, main.isFlushed { ringDoorbells() }
             try sendRequests()
+            // Not before the first socket was seen to last: a client that leaves closes both.
+            if hasLostTwin { options.report(.twinSocketClosed) }
+            hasLostTwin = false
             // While the client does not take what it is owed, nothing more is read from it.
             try main.watch(for: main.isFlushed ? .readable : .writable, by: poller)
             try twin?.watch(for: twin?.isFlushed == false ? [.readable, .writable] : .readable, by: poller)
@@ -289,6 +294,7 @@ extension Connection {
         poller.remove(twin.transport.pollDescriptor)
         twin.transport.shutdown()
         self.twin = nil
+        hasLostTwin = true
         clientMemory.disconnect()
     }
 

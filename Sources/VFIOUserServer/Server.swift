@@ -8,11 +8,12 @@ public import VFIOUserWire
 /// Serves devices over UNIX sockets. The server half of vfio-user.
 ///
 /// Each client has a thread of its own: it reads whole messages, drives the client's session and sends each reply with one
-/// system call. Clients share nothing but the listener and what their devices share, so that one that stalls, or keeps
-/// its thread busy, holds up no other. The thread that calls `run` lets them in, up to the number that `DeviceSupply`
-/// allows, tells the others that there is no room, and waits for the end of all. Devices do what takes long on threads of
-/// their own. A client's disconnection, however it comes about, leaves its device without guest memory and interrupts, and
-/// otherwise as it was.
+/// system call. Clients share nothing but the listener, what their devices share, and what a process has one of: memory,
+/// descriptors, room for mappings. So one that stalls, or keeps its thread busy, holds up no other; one that hoards files
+/// and mappings can leave others without, and who cannot trust clients that far gives each a server of its own. The thread
+/// that calls `run` lets them in, up to the number that `DeviceSupply` allows, tells the others that there is no room, and
+/// waits for the end of all. Devices do what takes long on threads of their own. A client's disconnection, however it comes
+/// about, leaves its device without guest memory and interrupts, and otherwise as it was.
 public struct Server: Sendable {
     /// The longest time of busy polling: a second of a core for every message is as much as anyone may want.
     public static let maximumBusyPoll = Duration.seconds(1)
@@ -127,6 +128,8 @@ public enum ServerEvent: Sendable {
     case clientRefused
     /// A request got an error reply, or would have if it had asked for one.
     case refused(MessageHeader, RequestRefusal)
+    /// A client has closed its second socket and stays: transfers by messages fail from now on.
+    case twinSocketClosed
     case clientGone(Ending)
     case clientNotServed(ServerError)
 }

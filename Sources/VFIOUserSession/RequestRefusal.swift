@@ -55,10 +55,8 @@ public enum RequestRefusal: Error, Hashable, Sendable {
         case .forbiddenAccess: Errno.notPermitted.rawValue
         case .notStopped(let failure): failure.errno.rawValue
         case .lostDescriptors, .tooManyDescriptors, .noSuchRegion, .outsideRegion, .noSuchInterrupt,
-            .unsupportedInterruptChange,
-            .tooManyBytes, .unsupportedFeature, .outOfOrder, .splitsMapping, .commandOnTwinSocket, .noTransition,
-            .wrongState, .badState,
-            .loggingIsOn, .loggingIsOff:
+            .unsupportedInterruptChange, .tooManyBytes, .unsupportedFeature, .outOfOrder, .splitsMapping,
+            .commandOnTwinSocket, .noTransition, .wrongState, .badState, .loggingIsOn, .loggingIsOff:
             Errno.invalidArgument.rawValue
         }
     }

@@ -14,9 +14,10 @@ extension Session {
         fileprivate let doorbell: Doorbell
     }
 
-    /// Does what a doorbell stands for, as if the client had sent a message that wants no reply.
+    /// Does what a doorbell stands for, as if the client had sent a message that wants no reply: nothing where such a
+    /// message would be refused.
     public func ring(_ given: GivenDoorbell) {
-        guard agreement != nil else { return }
+        guard agreement != nil, allowsRegionAccess else { return }
         let doorbell = given.doorbell
         var bytes = [UInt8](repeating: 0, count: doorbell.byteCount)
         for place in bytes.indices { bytes[place] = UInt8(truncatingIfNeeded: doorbell.value >> UInt64(place * 8)) }

@@ -84,6 +84,8 @@ extension Session {
         }
     }
 
+    var allowsRegionAccess: Bool { migration?.machine.allowsRegionAccess ?? true }
+
     func requireRegionAccess() throws(RequestRefusal) {
         if let machine = migration?.machine, !machine.allowsRegionAccess { throw .wrongState(machine.state) }
     }

@@ -16,8 +16,8 @@ public import VFIOUserWire
 ///        └────────────────►  ended
 ///
 /// It opens no socket and starts no thread: the connection brings each message with its descriptors, sends what the
-/// session wrote, opens a second socket and closes when it is told to. All calls come on the connection's thread. Guest memory belongs to the
-/// session: it begins with an empty address space, which the device is attached to until `end()`.
+/// session wrote, opens a second socket and closes when it is told to. All calls come on the connection's thread. Guest
+/// memory belongs to the session: it begins with an empty address space, which the device is attached to until `end()`.
 public struct Session: ~Copyable {
     /// What the connection does once it has sent the reply.
     public enum Outcome: Sendable {

@@ -258,7 +258,8 @@ struct Service {
         }
     }
 
-    /// Makes the device, or what will make it, announces it and runs `work` on a thread of its own until it ends or a signal ends it.
+    /// Makes the device, or what will make it, announces it and runs `work` on a thread of its own until it ends or a
+    /// signal ends it.
     private func serve(
         _ announcement: String, _ signals: borrowing SignalQueue, _ makeDevices: () throws -> DeviceSupply,
         _ work: @escaping @Sendable (Server, EventCounter) -> Void
@@ -317,6 +318,8 @@ struct Service {
                 logger.notice(
                     "request refused",
                     metadata: ["command": "\(header.command)", "id": "\(header.id.rawValue)", "cause": "\(refusal)"])
+            case .twinSocketClosed:
+                logger.notice("client closed its second socket: its memory is not reached by messages any more")
             case .clientGone(.clientLeft): logger.info("client left")
             case .clientGone(.stopped): logger.info("client dropped: stopping")
             case .clientGone(.protocolError(let refusal)):

@@ -220,6 +220,23 @@ extension RawPeer {
         }
     }
 
+    @Test func `a doorbell rung while the device's state is read changes nothing, as a message would not`() throws {
+        try withPeer(of: Edu.makeFunction()) { peer in
+            let bells = try peer.doorbells()
+            try peer.write(0, at: EduOffset.dmaCount, bytes(.u64(64)))
+            let state = try peer.saveState()
+            bells[0].signal()
+            #expect(try peer.go(to: Migration.stop).error == nil)
+            #expect(try !peer.isEduTransferring())
+            #expect(try peer.saveState() == state)
+            // A device that only stands still remembers the write, as one by message, and saves it.
+            #expect(try peer.go(to: Migration.stop).error == nil)
+            bells[0].signal()
+            #expect(try peer.isEduTransferring())
+            #expect(try peer.saveState() != state)
+        }
+    }
+
     @Test func `S100 a client that keeps a doorbell after it has left cannot ring for the next`() throws {
         let function = BellTower.makeFunction()
         try withServer(of: function) { server in

@@ -55,6 +55,14 @@ final class TestServer {
         log.waitForUnserved(count)
     }
 
+    /// Waits until `count` clients have closed their second sockets and stayed.
+    func waitForLostTwins(_ count: Int) {
+        log.waitForLostTwins(count)
+    }
+
+    /// How many clients have done so.
+    var lostTwinCount: Int { log.lostTwinCount }
+
     /// How many clients have been refused so far.
     var refusedClientCount: Int { log.refusalCount }
 
@@ -76,14 +84,22 @@ private final class EventLog: Sendable {
     private let last = Monitor<(count: Int, ending: ServerEvent.Ending?)>((0, nil))
     private let refusals = Monitor(0)
     private let unserved = Monitor(0)
+    private let lostTwins = Monitor(0)
 
     func append(_ event: ServerEvent) {
         switch event {
         case .clientGone(let ending): last.update { $0 = ($0.count + 1, ending) }
         case .clientRefused: refusals.update { $0 += 1 }
         case .clientNotServed: unserved.update { $0 += 1 }
+        case .twinSocketClosed: lostTwins.update { $0 += 1 }
         case .clientConnected, .refused: break
         }
+    }
+
+    var lostTwinCount: Int { lostTwins.withLock { $0 } }
+
+    func waitForLostTwins(_ count: Int) {
+        lostTwins.wait { $0 >= count ? () : nil }
     }
 
     var refusalCount: Int { refusals.withLock { $0 } }

@@ -120,6 +120,21 @@ private func withTwin(_ body: (TwinClient) throws -> Void) throws {
         }
     }
 
+    @Test func `a client that closes the second socket and stays is told of, one that leaves is not`() throws {
+        try withServer(of: Edu.makeFunction()) { server in
+            let leaver = try TwinClient(try server.connect(negotiated: false))
+            leaver.main.close()
+            leaver.twin.close()
+            server.waitForGoneClients(1)
+            #expect(server.lostTwinCount == 0)
+            let client = try TwinClient(try server.connect(negotiated: false))
+            client.twin.close()
+            server.waitForLostTwins(1)
+            try client.main.succeed(Number.getDeviceInfo, Payload.deviceInfo())
+            #expect(server.lostTwinCount == 1)
+        }
+    }
+
     @Test func `S34 a command over the second socket is refused there and ends the connection`() throws {
         try withTwin { client in
             try client.twin.send(message(Number.getDeviceInfo, id: 5, Payload.deviceInfo()))

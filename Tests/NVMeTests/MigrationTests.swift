@@ -384,6 +384,46 @@ private func pattern(_ seed: Int, _ byteCount: Int = 4096) -> [UInt8] {
         try driver.restore(state)
     }
 
+    /// Its queue could be deleted and made anew by the commands before it, and has no slot for it then.
+    @Test func `a parked command that completes in another queue than the admin queue's is refused`() throws {
+        let driver = try NVMeTestDriver()
+        driver.enable()
+        try driver.createPair(1)
+        try driver.stop()
+        var writer = StateWriter()
+        driver.function.saveState(into: &writer)
+        let state = writer.bytes
+        /// The state with a completion of a parked command of the admin queue, due in a completion queue.
+        func withDueCompletion(in queue: UInt16) throws -> [UInt8] {
+            var reader = StateReader(state)
+            var function = try reader.section("function")
+            var model = try reader.section("model")
+            var (functionBytes, modelBytes): ([UInt8], [UInt8]) = ([], [])
+            while let byte = try? function.integer(UInt8.self) { functionBytes.append(byte) }
+            while let byte = try? model.integer(UInt8.self) { modelBytes.append(byte) }
+            // A history without errors is last, and before it the number of due completions.
+            let historyByteCount = 6 * 8 + 8 + 4
+            let place = modelBytes.count - historyByteCount - 4
+            #expect(modelBytes[place..<place + 4].allSatisfy { $0 == 0 })
+            var completion = StateWriter()
+            completion.append(count: 1)
+            for number in [0, queue, 7, 0] { completion.append(UInt16(number)) }
+            completion.append(UInt32(0))
+            completion.append(true)
+            modelBytes.replaceSubrange(place..<place + 4, with: completion.bytes)
+            var changed = StateWriter()
+            changed.section("function") { $0.append(bytes: functionBytes) }
+            changed.section("model") { $0.append(bytes: modelBytes) }
+            return changed.bytes
+        }
+        var other = StateReader(try withDueCompletion(in: 1))
+        #expect(error { try driver.function.restoreState(from: &other) } == .impossible("parked command"))
+        var admin = StateReader(try withDueCompletion(in: 0))
+        try driver.function.restoreState(from: &admin)
+        driver.function.resume()
+        #expect(try driver.next().command == 7)
+    }
+
     /// Without the checksum, which stops nobody who means harm.
     @Test func `a state that was made up is refused, or taken by a controller that works on and can be reset`() throws {
         let driver = try busy()
