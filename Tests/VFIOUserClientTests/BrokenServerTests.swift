@@ -105,11 +105,12 @@ import VFIOUserWire
         }
     }
 
-    @Test func `a region that needs ever more room is given up`() throws {
+    @Test(arguments: [81, 1 << 21])
+    func `a region that needs ever more room is given up`(room: UInt64) throws {
         func info(_ room: UInt64) -> [UInt8] {
             little(room, 4) + little(7, 4) + little(0, 4) + little(0, 4) + little(4096, 8) + little(0, 8)
         }
-        try withReplies([message(5, id: 2, info(80)), message(5, id: 3, info(1 << 21))]) { client in
+        try withReplies([message(5, id: 2, info(80)), message(5, id: 3, info(room))]) { client in
             let error = errorOf { () throws(ClientError) in _ = try client.regionInfo(0) }
             #expect(error == .unexpectedReply(.getRegionInfo))
         }
