@@ -258,7 +258,8 @@ struct Service {
         }
     }
 
-    /// Makes the device, or what will make it, announces it and runs `work` on a thread of its own until it ends or a signal ends it.
+    /// Makes the device, or what will make it, announces it and runs `work` on a thread of its own until it ends or a
+    /// signal ends it.
     private func serve(
         _ announcement: String, _ signals: borrowing SignalQueue, _ makeDevices: () throws -> DeviceSupply,
         _ work: @escaping @Sendable (Server, EventCounter) -> Void

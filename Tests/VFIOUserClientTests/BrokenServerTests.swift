@@ -216,6 +216,34 @@ import VFIOUserWire
         #expect(sent.contains(refusal))
     }
 
+    @Test func `memory can be asked for in the same breath in which it is agreed to`() throws {
+        let request = message(11, id: 9, flags: 0, little(0x1000, 8) + little(4, 8))
+        let steps = [Step(bytes: message(2, id: 2) + request), Step(bytes: message(4, id: 3, deviceInfo))]
+        let sent = try withScript(steps) { client in
+            let memory = try SharedMemory(byteCount: 0x1000)
+            memory.write([1, 2, 3, 4], at: 0)
+            try client.map(memory, byteCount: 0x1000, at: 0x1000, sharing: .messages)
+            _ = try client.deviceInfo()
+        }
+        #expect(sent.contains(message(11, id: 9, little(0x1000, 8) + little(4, 8) + [1, 2, 3, 4])))
+    }
+
+    @Test func `memory that the server refuses is not there`() throws {
+        let refusal = little(2, 2) + little(2, 2) + little(16, 4) + little(0x21, 4) + little(22, 4)
+        let request = message(11, id: 9, flags: 0, little(0x1000, 8) + little(4, 8))
+        let sent = try withScript([
+            Step(bytes: refusal), Step(bytes: request + message(4, id: 3, deviceInfo)),
+        ]) { client in
+            let memory = try SharedMemory(byteCount: 0x1000)
+            let error = errorOf { () throws(ClientError) in
+                try client.map(memory, byteCount: 0x1000, at: 0x1000, sharing: .messages)
+            }
+            #expect(error == .refused(.mapDMA, errorNumber: 22))
+            _ = try client.deviceInfo()
+        }
+        #expect(sent.contains(little(9, 2) + little(11, 2) + little(16, 4) + little(0x21, 4) + little(19, 4)))
+    }
+
     @Test func `a request that wants no reply gets none`() throws {
         let request = message(12, id: 9, flags: 0x10, little(0x1000, 8) + little(4, 8) + little(0x0403_0201, 4))
         let steps = [Step(bytes: message(2, id: 2)), Step(bytes: request + message(4, id: 3, deviceInfo))]
