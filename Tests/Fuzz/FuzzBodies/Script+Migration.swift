@@ -15,8 +15,7 @@ extension Script {
         let way = choices.byte()
         switch way {
         case 0..<160:
-            if way & 1 == 1 { try setState(State.preCopy) }
-            guard try save() else { break }
+            guard try save(isInAdvance: way & 1 == 1) else { break }
             // A device takes what it has given.
             try require(try restore(savedState), "a state that was just saved is refused")
             peer.statistics.restoredStates += 1
@@ -38,8 +37,10 @@ extension Script {
         if choices.byte() < 224, try setState(State.running) != true { _ = try ask(Number.resetDevice, []) }
     }
 
-    /// Reads the state to its end.
-    private mutating func save() throws(Finding) -> Bool {
+    /// Reads the state to its end, and from its beginning: of a device that stands still some may have been read before.
+    private mutating func save(isInAdvance: Bool) throws(Finding) -> Bool {
+        guard try setState(State.running) else { return false }
+        if isInAdvance { try setState(State.preCopy) }
         guard try setState(State.stopCopy) else { return false }
         var state: [UInt8] = []
         for _ in 0..<Self.maximumPieces {

@@ -105,7 +105,10 @@ extension Script {
             try dispatch(Wish(Number.version, choices.raw(choices.below(64))))
         default:
             try greet(Int(way))
+            // The first one holds.
+            let agreed = peer.maximumTransferSize
             try greet(Int(way) + 1)
+            peer.maximumTransferSize = agreed
         }
     }
 
