@@ -205,12 +205,18 @@ function Reader:finish()
     end
 end
 
+-- A UInt64 in hexadecimal. Lua's own formats refuse numbers that it holds as they are not.
+local function hexadecimal(value)
+    local digits = value:tohex():gsub("^0+(%x)", "%1")
+    return "0x" .. digits
+end
+
 local function access(reader)
     local offset = reader:add("access.offset", 8)
     local region = reader:add("access.region", 4)
     local count = reader:add("access.count", 4)
     if not count then return nil end
-    return string.format("region %d +0x%s, %d bytes", region, offset:tohex():gsub("^0+(%x)", "%1"), count)
+    return string.format("region %d +%s, %d bytes", region, hexadecimal(offset), count)
 end
 
 local function version(reader)
@@ -244,7 +250,7 @@ local function region_info(reader, is_reply)
     reader:add("region.size", 8)
     reader:add("region.offset", 8)
     if not (is_reply and reader.complete and has(flags, 8)) then return index and "region " .. index end
-    -- The chain may only lead forward, which ends it.
+    -- The chain may only lead forward and past the capability before, which ends it soon.
     local floor = 32
     while reader.complete and capability ~= 0 do
         if capability < floor then
@@ -253,7 +259,6 @@ local function region_info(reader, is_reply)
         end
         reader.offset = start + capability
         if not reader:has(8) then break end
-        floor = capability + 8
         local id = reader:add("region.cap.id", 2)
         reader:add("region.cap.version", 2)
         capability = reader:add("region.cap.next", 4)
@@ -269,6 +274,7 @@ local function region_info(reader, is_reply)
             reader:add("region.cap.type", 4)
             reader:add("region.cap.subtype", 4)
         end
+        floor = reader.offset - start
     end
     reader.offset = reader.buffer:len()
     return index and "region " .. index
@@ -374,7 +380,7 @@ local function client_memory(reader, has_data)
     local address = reader:add("dma.address", 8)
     local count = reader:add("dma.count", 8)
     if has_data then reader:rest() end
-    if count then return string.format("0x%s, %s bytes", address:tohex():gsub("^0+(%x)", "%1"), tostring(count)) end
+    if count then return hexadecimal(address) .. ", " .. tostring(count) .. " bytes" end
 end
 
 local PAYLOADS = {
@@ -387,7 +393,7 @@ local PAYLOADS = {
         local address = reader:add("map.address", 8)
         local size = reader:add("map.size", 8)
         reader:rest()
-        if size then return string.format("0x%x, 0x%x bytes", address:tonumber(), size:tonumber()) end
+        if size then return hexadecimal(address) .. ", " .. hexadecimal(size) .. " bytes" end
     end,
     [3] = unmap,
     [4] = function(reader)

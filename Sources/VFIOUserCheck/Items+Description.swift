@@ -230,7 +230,8 @@ struct RegionCapabilities {
     /// What can be mapped: the areas named, or all of a region that names none.
     private(set) var areas: [Area]
 
-    /// - Throws: when the chain leaves the message or goes backwards.
+    /// - Throws: when the chain leaves the message or goes backwards, or into the areas before: else a megabyte of
+    ///   capabilities inside each other would be gigabytes of areas.
     init(_ payload: [UInt8], _ connection: RawConnection) throws(Outcome) {
         areas = [Area(offset: 0, size: payload.u64(at: 16))]
         guard payload.u32(at: 4) & 8 != 0 else { return }
@@ -240,17 +241,18 @@ struct RegionCapabilities {
             guard offset >= floor, offset <= payload.count - 8 else {
                 throw connection.fails("a chain of capabilities that goes forward", "one that leads to \(offset)")
             }
+            floor = offset + 8
             if payload.u16(at: offset) == 1 {
                 let count = Int(payload.u32(at: offset + 8))
                 guard count <= (payload.count - offset - 16) / 16 else {
                     throw connection.fails("as many areas as there is room for", "\(count)")
                 }
+                floor = offset + 16 + count * 16
                 areas = (0..<count).map { number in
                     let start = offset + 16 + number * 16
                     return Area(offset: payload.u64(at: start), size: payload.u64(at: start + 8))
                 }
             }
-            floor = offset + 8
             offset = Int(payload.u32(at: offset + 4))
         }
     }

@@ -21,8 +21,12 @@ final class RawConnection {
 
     /// No message that a check asks for is longer.
     private static let maximumMessageSize = 8 << 20
-    /// No transfer that a check starts takes as many; a server that never stops asking is not listened to for ever.
+    /// No transfers that a connection's checks start take as many, or as many bytes; a server that never stops asking is
+    /// not listened to for ever.
     private static let maximumRequests = 10_000
+    private static let maximumRequestByteCount = 64 << 20
+    /// Of the payloads of all requests that were kept.
+    private var requestByteCount = 0
 
     init(_ socket: UNIXSocket, patience: Duration) throws(Errno) {
         self.socket = socket
@@ -152,7 +156,10 @@ final class RawConnection {
 
     /// The next message, whatever it is; `nil` when the server has closed.
     func receive(expecting what: String = "an answer") throws(Outcome) -> RawMessage? {
-        let deadline = MonotonicInstant.after(patience)
+        try receive(expecting: what, until: .after(patience))
+    }
+
+    private func receive(expecting what: String, until deadline: MonotonicInstant) throws(Outcome) -> RawMessage? {
         guard let first = try receivePart(atMost: 16, until: deadline) else {
             throw fails(what, "nothing within \(patience.text)")
         }
@@ -203,15 +210,19 @@ final class RawConnection {
 
     /// Waits for a reply, and keeps requests of the server for later; `nil` when the server has closed.
     func receiveReply() throws(Outcome) -> RawMessage? {
+        let deadline = MonotonicInstant.after(patience)
         while true {
-            guard let next = try receive() else { return nil }
+            guard let next = try receive(expecting: "an answer", until: deadline) else { return nil }
+            if next.isReply, posted[next.id] != next.command { return next }
             if !next.isReply {
-                guard requests.count < Self.maximumRequests else {
+                requestByteCount += next.payload.count
+                guard requests.count < Self.maximumRequests, requestByteCount <= Self.maximumRequestByteCount else {
                     throw fails("a reply", "\(requests.count) requests for memory before it")
                 }
                 requests.append(next)
-            } else if posted[next.id] != next.command {
-                return next
+            }
+            guard MonotonicInstant.now < deadline else {
+                throw fails("an answer", "other messages for \(patience.text)")
             }
         }
     }

@@ -29,9 +29,18 @@ extension Client {
             let request = MapDMA(flags: rights, fileOffset: UInt64(offset), address: address, size: size)
             _ = try perform(.mapDMA(request), descriptors: [memory.descriptor.rawValue])
         case .messages:
-            _ = try perform(.mapDMA(MapDMA(flags: rights, fileOffset: 0, address: address, size: size)))
-            conversation.memory.insert(
-                MessageMemory.Mapping(addresses: addresses, memory: memory, offset: offset, rights: rights))
+            let mapping = MessageMemory.Mapping(
+                addresses: addresses, memory: memory, offset: offset, rights: rights)
+            // The server may use it as soon as it has agreed, and what it asks for then can come along with its reply.
+            let isFree = !conversation.memory.overlaps(addresses)
+            if isFree { conversation.memory.insert(mapping) }
+            do throws(ClientError) {
+                _ = try perform(.mapDMA(MapDMA(flags: rights, fileOffset: 0, address: address, size: size)))
+            } catch {
+                if isFree { conversation.memory.remove(addresses) }
+                throw error
+            }
+            if !isFree { conversation.memory.insert(mapping) }
         }
     }
 

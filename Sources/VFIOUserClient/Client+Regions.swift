@@ -23,16 +23,24 @@ extension Client {
     }
 
     private func describeRegion(_ index: Int) throws(ClientError) -> (info: RegionInfo, reply: Reply) {
-        var room = RegionInfo.byteCount
-        while true {
-            let request = RegionInfoRequest(index: UInt32(index), maximumReplySize: room)
-            let reply = try perform(.getRegionInfo(request))
-            let info = try parse(reply) { (payload) throws(WireError) in try RegionInfo(parsing: payload) }
-            guard info.requiredReplySize > room else { return (info, reply) }
-            // A size that a message cannot have would have us ask for ever.
-            guard info.requiredReplySize <= CapabilityBounds.regionInfo else { throw closeAfterUnexpected(reply) }
-            room = info.requiredReplySize
-        }
+        let first = try describeRegion(index, maximumReplySize: RegionInfo.byteCount)
+        let room = first.info.requiredReplySize
+        guard room > RegionInfo.byteCount else { return first }
+        // A size that a message cannot have is not asked for.
+        guard room <= CapabilityBounds.regionInfo else { throw closeAfterUnexpected(first.reply) }
+        let second = try describeRegion(index, maximumReplySize: room)
+        // What a region is like does not change; a server for which it does would have us ask for ever.
+        guard second.info.requiredReplySize <= room else { throw closeAfterUnexpected(second.reply) }
+        return second
+    }
+
+    private func describeRegion(
+        _ index: Int, maximumReplySize: Int
+    ) throws(ClientError) -> (info: RegionInfo, reply: Reply) {
+        let reply = try perform(
+            .getRegionInfo(RegionInfoRequest(index: UInt32(index), maximumReplySize: maximumReplySize)))
+        let info = try parse(reply) { (payload) throws(WireError) in try RegionInfo(parsing: payload) }
+        return (info, reply)
     }
 
     private enum CapabilityBounds {

@@ -14,7 +14,7 @@ public final class Client {
     public let agreement: Agreement
     var conversation: Conversation
 
-    /// How long a reply may take; no limit unless one is set.
+    /// How long the server may take to take in a request, and then to answer it; no limit unless one is set.
     public var replyTimeout: Duration? {
         get { conversation.replyTimeout }
         set { conversation.replyTimeout = newValue }

@@ -16,7 +16,8 @@ public enum ClientError: Error, Hashable, Sendable {
     case malformed(WireError)
     /// The reply answers something else than was asked. The connection is closed.
     case unexpectedReply(Command)
-    /// No reply came within the client's limit. The connection is closed, for a late reply could not be told from others.
+    /// A request was not taken in, or not answered, within the client's limit. The connection is closed, for a late reply
+    /// could not be told from others.
     case timedOut
     /// More than was agreed on with this server can carry.
     case notAgreed

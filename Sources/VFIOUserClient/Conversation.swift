@@ -56,7 +56,8 @@ struct Conversation: ~Copyable {
         twin?.transport.shutdown()
     }
 
-    /// Sends a command, whose payload `body` appends, and returns when the socket has taken it all.
+    /// Sends a command, whose payload `body` appends, and returns when the socket has taken it all, which it has to within
+    /// `replyTimeout`.
     mutating func send(
         _ command: Command, expectsNoReply: Bool = false, lending descriptors: [Int32] = [],
         _ body: (inout MessageWriter) -> Void
@@ -77,6 +78,7 @@ struct Conversation: ~Copyable {
     /// - Precondition: it was, and its reply has not been taken.
     mutating func reply(to id: MessageID) throws(ClientError) -> Reply {
         let deadline = replyTimeout.map { MonotonicInstant.after($0) }
+        var hasTime = true
         while true {
             if let reply = replies.removeValue(forKey: id) {
                 if reply.header.isError {
@@ -85,10 +87,8 @@ struct Conversation: ~Copyable {
                 return reply
             }
             precondition(awaited[id] != nil, "waiting for a reply that nothing asked for")
-            guard try exchange(until: deadline) else {
-                close()
-                throw .timedOut
-            }
+            guard hasTime else { throw closeAfterTimeout() }
+            hasTime = try exchange(until: deadline)
         }
     }
 
@@ -96,15 +96,28 @@ struct Conversation: ~Copyable {
     mutating func serveRequests(orUntil counter: EventCounter?, deadline: MonotonicInstant?) throws(ClientError)
         -> UInt64
     {
+        var hasTime = true
         while true {
             if let signals = counter?.drain(), signals > 0 { return signals }
-            guard try exchange(orFor: counter, until: deadline) else { return 0 }
+            guard hasTime else { return 0 }
+            hasTime = try exchange(orFor: counter, until: deadline)
         }
     }
 
     private mutating func sendAll() throws(ClientError) {
         try sendSome()
-        while main.hasOutgoing { _ = try exchange(until: nil) }
+        guard main.hasOutgoing else { return }
+        let deadline = replyTimeout.map { MonotonicInstant.after($0) }
+        var hasTime = true
+        while main.hasOutgoing {
+            guard hasTime else { throw closeAfterTimeout() }
+            hasTime = try exchange(until: deadline)
+        }
+    }
+
+    private func closeAfterTimeout() -> ClientError {
+        close()
+        return .timedOut
     }
 
     private mutating func sendSome() throws(ClientError) {
@@ -122,7 +135,7 @@ struct Conversation: ~Copyable {
 
     /// Waits for the sockets once, and takes in what comes.
     ///
-    /// - Returns: `false` when the deadline passed first.
+    /// - Returns: `false` when the deadline has passed, whatever came: a server may go on asking for ever.
     private mutating func exchange(
         orFor counter: EventCounter? = nil, until deadline: MonotonicInstant?
     ) throws(ClientError) -> Bool {
@@ -131,17 +144,20 @@ struct Conversation: ~Copyable {
             if events.isEmpty { return false }
             for event in events {
                 switch event.token {
-                case Token.main: guard try main.receive() else { throw .brokenPipe }
-                case Token.twin: receiveFromTwin()
+                case Token.main where !main.isFull: guard try main.receive() else { throw .brokenPipe }
+                case Token.twin where twin?.isFull == false: receiveFromTwin()
                 default: break
                 }
             }
         } catch {
             throw error.isDisconnection ? .closed : .system(error)
         }
-        try takeMessages()
-        try sendSome()
-        return true
+        repeat {
+            try takeMessages()
+            try sendSome()
+        } while main.canGoOn || twin?.canGoOn == true
+        guard let deadline else { return true }
+        return MonotonicInstant.now < deadline
     }
 
     /// Waits until the peer has sent something, or takes something when there is something to send, or `counter` is

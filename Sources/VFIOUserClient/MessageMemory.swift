@@ -25,8 +25,12 @@ struct MessageMemory {
         case unknownRequest = 38
     }
 
-    /// Ascending by address, not overlapping: the server has agreed to each.
+    /// Ascending by address, not overlapping: the server has agreed to each, or is being asked to.
     private var mappings: [Mapping] = []
+
+    func overlaps(_ addresses: ClosedRange<UInt64>) -> Bool {
+        mappings.contains { $0.addresses.overlaps(addresses) }
+    }
 
     mutating func insert(_ mapping: Mapping) {
         remove(mapping.addresses)

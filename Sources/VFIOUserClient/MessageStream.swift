@@ -19,11 +19,17 @@ final class MessageStream {
         let descriptors: [Int32]
     }
 
+    /// How many messages may wait before no more is taken in from the peer: each answer may be as long as a message can be,
+    /// and a peer that asks and never reads would fill memory. More than a peer has reason to ask for at a time.
+    private static let maximumQueueLength = 16
+
     let transport: any Transport
     private var reader: MessageReader
     private var sender = MessageSender()
     /// Messages of which nothing has been sent.
     private var queue: [Outgoing] = []
+    /// Whether `next` gave nothing because too much waits, and not because nothing has arrived.
+    private var hasHeldBack = false
 
     init(_ transport: any Transport, maximumMessageSize: Int) {
         self.transport = transport
@@ -32,7 +38,16 @@ final class MessageStream {
 
     var hasOutgoing: Bool { !sender.isEmpty || !queue.isEmpty }
 
-    var interest: Poller.Interest { hasOutgoing ? [.readable, .writable] : .readable }
+    /// Whether the peer has to take something before anything else is taken in from it.
+    var isFull: Bool { queue.count >= MessageStream.maximumQueueLength }
+
+    /// Whether there may be a message that was held back and has not to be any more.
+    var canGoOn: Bool { hasHeldBack && !isFull }
+
+    var interest: Poller.Interest {
+        if isFull { return .writable }
+        return hasOutgoing ? [.readable, .writable] : .readable
+    }
 
     /// Puts a message behind those that wait to be sent.
     func enqueue(_ bytes: [UInt8], lending descriptors: [Int32] = []) {
@@ -57,8 +72,10 @@ final class MessageStream {
         try reader.receive(from: transport) != .end
     }
 
-    /// Takes the next whole message off what has been received.
+    /// Takes the next whole message off what has been received; none while as much waits to be sent as may.
     func next() throws(WireError) -> Incoming? {
+        hasHeldBack = isFull
+        guard !hasHeldBack else { return nil }
         switch reader.next() {
         case .incomplete: return nil
         case .broken(_, _, let error): throw error

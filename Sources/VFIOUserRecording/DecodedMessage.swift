@@ -237,6 +237,7 @@ extension DecodedMessage {
             case .region(let value):
                 number("io_fds.type", 1)
                 bits("io_fds.value", value)
+            case .other(let kind): number("io_fds.type", UInt64(kind))
             }
         }
     }

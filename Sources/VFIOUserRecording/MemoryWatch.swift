@@ -86,8 +86,9 @@ struct MemoryWatch {
     }
 
     private mutating func look(_ changed: (RecordedMemory) -> Void) throws(Errno) {
-        var kept = 0
+        var kept = files.values.reduce(0) { $0 + $1.snapshot.keptByteCount }
         for (number, file) in files {
+            kept -= file.snapshot.keptByteCount
             let ranges = mappings.filter { $0.number == number }.map(\.bytes).sorted { $0.lowerBound < $1.lowerBound }
             var seen: Int64 = 0
             for range in ranges where range.upperBound > seen {

@@ -54,6 +54,7 @@ struct ReplayRun: ~Copyable {
 
     private final class TwinBox {
         var socket: ReplaySocket
+        var interest: Poller.Interest? = .readable
 
         init(_ socket: UNIXSocket) { self.socket = ReplaySocket(socket) }
     }
@@ -220,11 +221,15 @@ extension ReplayRun {
                 try run.poller.change(run.main.socket.descriptor.rawValue, token: Token.main, interest: wanted)
                 run.interest = wanted
             }
+            try run.watchTwin()
             for event in try run.poller.wait(timeout: deadline.remaining) {
                 if event.token == Token.twin {
                     // The twin's end is the main socket's to tell.
                     guard let twin = run.twin else { continue }
-                    if try !twin.socket.receive() { run.poller.remove(twin.socket.socket.descriptor.rawValue) }
+                    if event.ready.contains(.readable), try !twin.socket.receive() {
+                        run.poller.remove(twin.socket.socket.descriptor.rawValue)
+                        twin.interest = nil
+                    }
                     try twin.socket.flush()
                 } else {
                     if event.ready.contains(.writable) { try run.main.flush() }
@@ -236,6 +241,15 @@ extension ReplayRun {
             // What came before the end counts.
             throw .closed
         }
+    }
+
+    /// Watches the second socket, as long as it is open, for room too when an answer waits for it.
+    private func watchTwin() throws(Errno) {
+        guard let twin, let interest = twin.interest else { return }
+        let wanted: Poller.Interest = twin.socket.hasOutgoing ? [.readable, .writable] : .readable
+        guard wanted != interest else { return }
+        try poller.change(twin.socket.socket.descriptor.rawValue, token: Token.twin, interest: wanted)
+        twin.interest = wanted
     }
 
     private mutating func takeMessages(_ replay: inout Replay) throws(End) {

@@ -109,7 +109,7 @@ public struct RegionIODescriptors: Hashable, Sendable {
         var entries: [RegionIODescriptor] = []
         entries.reserveCapacity(count)
         for position in 0..<count {
-            entries.append(try RegionIODescriptor(parsing: payload, at: byteCount + position * stride))
+            entries.append(RegionIODescriptor(parsing: payload, at: byteCount + position * stride))
         }
         return entries
     }
@@ -122,7 +122,7 @@ public struct RegionIODescriptors: Hashable, Sendable {
 /// | 0 | 8 | offset in the region |
 /// | 8 | 8 | size, 0 for any |
 /// | 16 | 4 | which of the message's descriptors |
-/// | 20 | 4 | kind: 0 event, 1 region |
+/// | 20 | 4 | kind: 0 event, 1 region; other servers have more |
 /// | 24 | 4 | flags, KVM's |
 /// | 28 | 4 | padding |
 /// | 32 | 8 | event: the value that fires it; region: the number KVM repeats in its messages |
@@ -132,6 +132,9 @@ public struct RegionIODescriptor: Hashable, Sendable {
         case event(dataMatch: UInt64)
         /// An access becomes a message on a socket (`ioregionfd`).
         case region(userData: UInt64)
+        /// A kind of another server, whose fields behind the flags are left alone: the reference server's 2 is an event that
+        /// also has memory.
+        case other(UInt32)
     }
 
     public static let byteCount = 40
@@ -152,7 +155,8 @@ public struct RegionIODescriptor: Hashable, Sendable {
         self.kind = kind
     }
 
-    init(parsing payload: Span<UInt8>, at start: Int) throws(WireError) {
+    /// - Precondition: the payload has an entry's bytes there.
+    init(parsing payload: Span<UInt8>, at start: Int) {
         offset = payload.integer(at: start)
         size = payload.integer(at: start + 8)
         descriptorIndex = payload.integer(at: start + 16)
@@ -160,7 +164,7 @@ public struct RegionIODescriptor: Hashable, Sendable {
         switch payload.integer(at: start + 20, as: UInt32.self) {
         case 0: kind = .event(dataMatch: payload.integer(at: start + 32))
         case 1: kind = .region(userData: payload.integer(at: start + 32))
-        case let number: throw .unknownValue(UInt64(number))
+        case let number: kind = .other(number)
         }
     }
 
@@ -171,11 +175,13 @@ public struct RegionIODescriptor: Hashable, Sendable {
         switch kind {
         case .event: writer.append(UInt32(0))
         case .region: writer.append(UInt32(1))
+        case .other(let number): writer.append(number)
         }
         writer.append(flags)
         writer.append(UInt32(0))
         switch kind {
         case .event(let value), .region(let value): writer.append(value)
+        case .other: writer.append(UInt64(0))
         }
     }
 }

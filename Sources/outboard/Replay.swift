@@ -42,7 +42,7 @@ struct ReplayCommand: ParsableCommand {
         do throws(Errno) {
             // A device may serve one client only, so they come one after another, whether they did or not.
             for conversation in conversations {
-                let socket = try UNIXSocket.connect(toPath: socketPath)
+                let socket = try UNIXSocket.connect(toPath: socketPath, atMost: options.patience)
                 try replay.play(recording.entries, conversation: conversation, over: socket, options: options)
             }
         } catch {

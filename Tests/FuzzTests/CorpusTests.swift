@@ -57,10 +57,12 @@ import Testing
                     throw Finding("session \(number) of seed 7: \(error)")
                 }
             }
-            for (number, name) in Statistics.clientCommands where !Statistics.unsupported.contains(number) {
+            for (number, name) in Statistics.clientCommands {
                 let answers = player.statistics.answers[number] ?? Statistics.Answers()
                 if answers.accepted == 0 { throw Finding("\(name) was never accepted") }
             }
+            if player.statistics.twinRequests == 0 { throw Finding("no request came over a second socket") }
+            if player.statistics.restoredStates == 0 { throw Finding("no state was given back") }
         }
     }
 

@@ -2,7 +2,8 @@ import DeviceModel
 import Edu
 import LinuxHost
 import Testing
-import VFIOUserCheck
+
+@testable import VFIOUserCheck
 
 /// Time is of no matter to these, but to those that wait for what never comes.
 private let patience = Duration.seconds(60)
@@ -114,5 +115,56 @@ private func names(_ numbers: [Int]) -> [String] { numbers.map { "S\($0)" } }
 
     @Test func `nobody who listens is an obstacle`() {
         #expect(Checker(path: "/nonexistent/socket", patience: .seconds(1)).obstacle != nil)
+    }
+}
+
+/// The connection that all checks talk over, and servers that do not stop.
+@Suite struct `A connection of the checks` {
+    /// What a server sends over and over.
+    @Test(
+        arguments: [
+            // A request for memory of no bytes, and one that brings a megabyte; a reply to what wanted none.
+            bytes(.u16(1), .u16(11), .u32(32), .u32(0), .u32(0), .zeros(16)),
+            bytes(.u16(1), .u16(12), .u32(32 + 1 << 20), .u32(0), .u32(0), .zeros(16 + 1 << 20)),
+            bytes(.u16(0x1000), .u16(10), .u32(16), .u32(1), .u32(0)),
+        ])
+    func `is not held by what is no answer`(message: [UInt8]) throws {
+        let (ours, theirs) = try UNIXSocket.pair()
+        let flood = try OSThread(name: "flood") {
+            // In the end it stops, so that what is held fails and does not hang.
+            let end = MonotonicInstant.after(.seconds(20))
+            while MonotonicInstant.now < end {
+                let sent = unsafe message.withUnsafeBytes { bytes in
+                    unsafe try? theirs.send(bytes, descriptors: DescriptorBundle(), waiting: true)
+                }
+                if sent == nil { break }
+            }
+            theirs.shutdown()
+        }
+        let connection = try RawConnection(ours, patience: .milliseconds(300))
+        var outcome: Outcome?
+        do throws(Outcome) {
+            try connection.post(10)
+            _ = try connection.receiveReply()
+        } catch {
+            outcome = error
+        }
+        connection.close()
+        flood.join()
+        guard case .fails = outcome else {
+            Issue.record("\(outcome.map { "\($0)" } ?? "the end of the connection")")
+            return
+        }
+    }
+
+    @Test func `capabilities of a region inside each other are not read over and over`() throws {
+        let (ours, theirs) = try UNIXSocket.pair()
+        defer { theirs.shutdown() }
+        let connection = try RawConnection(ours, patience: .seconds(1))
+        // Both name areas, and the second begins among those of the first.
+        let payload = bytes(
+            .u32(80), .u32(0xf), .u32(0), .u32(32), .u64(0x4000), .u64(0), .u16(1), .u16(1), .u32(48), .u32(2), .u32(0),
+            .u16(1), .u16(1), .u32(0), .u32(1), .u32(0), .u64(0), .u64(0x1000))
+        #expect(throws: Outcome.self) { try RegionCapabilities(payload, connection) }
     }
 }

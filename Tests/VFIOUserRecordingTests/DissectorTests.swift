@@ -72,6 +72,32 @@ private enum Tshark {
         #expect(lines[1] == ["", "", "", "", "3"])
     }
 
+    /// Numbers that Lua cannot hold as they are.
+    @Test func `reads memory at the very top`() throws {
+        let map = MessageWriter.message(.mapDMA) { writer in
+            MapDMA(flags: [.read], fileOffset: 0, address: .max, size: 1).write(to: &writer)
+        }
+        let result = try Tshark.run(capture(entries([map])), [])
+        #expect(result.lines.first?.contains("DMA_MAP: 0xffffffffffffffff, 0x1 bytes") == true, "\(result)")
+    }
+
+    /// Each says that areas follow up to the end, and that the next begins where they do.
+    @Test func `capabilities inside each other are not read over and over`() throws {
+        let (capabilityCount, byteCount) = (1000, 32 + 1000 * 16)
+        let reply = MessageWriter.message(.getRegionInfo, .reply) { writer in
+            for number in [byteCount, 0xf, 0, 32] { writer.append(UInt32(number)) }
+            for number in [0x1000, 0] as [UInt64] { writer.append(number) }
+            for number in 0..<capabilityCount {
+                for half in [1, 1] as [UInt16] { writer.append(half) }
+                writer.append(UInt32(32 + (number + 1) * 16))
+                writer.append(UInt32(capabilityCount - number - 1))
+                writer.append(UInt32(0))
+            }
+        }
+        let lines = try fields(["region.areas"], of: capture(entries([reply], .toClient)))
+        #expect(lines == [["\(capabilityCount - 1)"]])
+    }
+
     @Test func `finds the reply of each request`() throws {
         let entries = try Golden.nvme.entries()
         let lines = try fields(["reply_in", "reply_to", "command", "id"], of: capture(entries))

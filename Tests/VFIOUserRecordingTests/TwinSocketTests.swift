@@ -58,6 +58,57 @@ import VFIOUserWire
         #expect(try receive(over: transport) == [id, 0] + Self.readReply.dropFirst(2))
     }
 
+    /// More than the socket holds: the rest must go when there is room, without another word of the server.
+    @Test func `a long answer goes over it to its end`() throws {
+        let count = 1 << 20
+        let read = MessageWriter.message(.readClientMemory, id: 7) {
+            ClientMemoryAccess(address: 0x1000, count: count).write(to: &$0)
+        }
+        let reply = MessageWriter.message(.readClientMemory, id: 7, .reply) {
+            ClientMemoryAccess(address: 0x1000, count: count).write(to: &$0)
+            $0.appendZeros(count)
+        }
+        let info = MessageWriter.message(.getDeviceInfo, id: 1) { DeviceInfoRequest().write(to: &$0) }
+        let refusal = MessageWriter.message(.getDeviceInfo, id: 1, .reply)
+        let messages: [RecordedMessage] = [
+            .init(direction: .toServer, bytes: Self.version), .init(direction: .toClient, bytes: Self.versionReply),
+            .init(direction: .toServer, bytes: info),
+            .init(direction: .toClient, socket: .twin, bytes: read),
+            .init(direction: .toServer, socket: .twin, bytes: reply),
+            .init(direction: .toClient, bytes: refusal),
+        ]
+        let entries = messages.map { RecordingEntry(time: 0, conversation: 1, event: .message($0)) }
+        let (player, played) = try UNIXSocket.pair()
+        let server = try OSThread(name: "server") {
+            do {
+                _ = try receive(over: played)
+                let (ours, theirs) = try UNIXSocket.pair()
+                var descriptors = DescriptorBundle()
+                descriptors.append(try theirs.descriptor.duplicate())
+                try send(Self.versionReply, descriptors, over: played)
+                _ = try receive(over: played)
+                try send(read, over: ours)
+                var received = 0
+                while received < reply.count {
+                    let part = try receive(over: ours)
+                    if part.isEmpty { break }
+                    received += part.count
+                }
+                #expect(received == reply.count)
+                try send(refusal, over: played)
+            } catch {
+                Issue.record(error)
+            }
+            played.shutdown()
+        }
+        var replay = Replay()
+        var options = Replay.Options()
+        options.patience = .seconds(20)
+        try replay.play(entries, conversation: 1, over: player, options: options)
+        server.join()
+        #expect(replay.matchedCount == 3)
+    }
+
     @Test func `is recorded as such and played again`() throws {
         let directory = try TemporaryDirectory()
         let recorder = try Recorder(

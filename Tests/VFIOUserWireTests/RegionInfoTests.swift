@@ -93,6 +93,19 @@ import VFIOUserWire
         #expect(try RegionIODescriptors(parsing: bytes.span).entries == entries)
     }
 
+    /// The reference server's shadow ioeventfds have 48 bytes and kind 2.
+    @Test func `entries of a kind of another server are kept apart and spoil no others`() throws {
+        let descriptors = RegionIODescriptors(index: 0, entries: entries)
+        var bytes = MessageWriter.bytes { descriptors.write(to: &$0, maximumReplySize: 96) }
+        bytes.insert(contentsOf: u64(0xaa), at: 56)
+        bytes += u64(0xbb)
+        bytes.replaceSubrange(0..<4, with: u32(112))
+        bytes.replaceSubrange(36..<40, with: u32(2))
+        let read = try RegionIODescriptors(parsing: bytes.span)
+        #expect(read.entries.map(\.kind) == [.other(2), .region(userData: 6)])
+        #expect(read.entries.map(\.offset) == [0x1000, 0x2000])
+    }
+
     @Test func `a distance below an entry is refused`() {
         for count in [3, 0xffff_ffff] as [UInt32] {
             let descriptors = RegionIODescriptors(index: 0, entries: entries)

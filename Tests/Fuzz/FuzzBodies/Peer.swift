@@ -9,6 +9,11 @@ final class Peer {
             never
     }
 
+    private struct Answer {
+        let bytes: [UInt8]
+        let isOverTwin: Bool
+    }
+
     /// A part of the I/O address space that the client has said may be reached by messages.
     struct RemoteRange {
         let address, byteCount: UInt64
@@ -29,8 +34,14 @@ final class Peer {
     private var bells: [EventCounter] = []
     private var batch: [UInt8] = []
     private var inbox: [UInt8] = []
+    /// The second socket, once the server has given one and until either side closes it.
+    private var twin: UNIXSocket?
+    private var hasHadTwin = false
+    private var hasSpoiltTwin = false
+    private var twinInbox: [UInt8] = []
+    private var twinOutgoing: [UInt8] = []
     private var buffer = [UInt8](repeating: 0, count: 64 << 10)
-    private var lateAnswers: [[UInt8]] = []
+    private var lateAnswers: [Answer] = []
     private var readyAnswers: [[UInt8]] = []
     /// Whether the client has sent what an old QEMU answers to a write.
     var mayBeTakenForLegacy = false
@@ -54,6 +65,9 @@ final class Peer {
     var hasBells: Bool { !bells.isEmpty }
     var canSend: Bool { !isClosed && !model.mustClose }
     var isAtBoundary: Bool { batch.isEmpty && model.isAtBoundary }
+
+    /// Whether a server that has closed was right to.
+    func mayEnd() -> Bool { mayBeCutOff || model.mayEnd(socketRoom: socket.sendRoom) }
 }
 
 /// Sending.
@@ -153,8 +167,12 @@ extension Peer {
 
     /// Gives the answers that were held back.
     func answerLate() {
-        readyAnswers += lateAnswers
+        for answer in lateAnswers { give(answer) }
         lateAnswers = []
+    }
+
+    private func give(_ answer: Answer) {
+        if answer.isOverTwin { twinOutgoing += answer.bytes } else { readyAnswers.append(answer.bytes) }
     }
 }
 
@@ -168,6 +186,7 @@ extension Peer {
             try receive(waiting: true)
             try sendAnswers()
         }
+        try receiveTwin()
     }
 
     /// Reads to the end of the stream.
@@ -182,6 +201,7 @@ extension Peer {
 
     @discardableResult
     private func receive(waiting: Bool) throws(Finding) -> Bool {
+        try receiveTwin()
         guard !isClosed else { return false }
         var result: Result<Int, Errno> = .success(0)
         var descriptorCount = 0
@@ -189,9 +209,7 @@ extension Peer {
             do throws(Errno) {
                 var received = unsafe try socket.receive(into: buffer, waiting: waiting)
                 descriptorCount = received.descriptors.count
-                while let descriptor = received.descriptors.takeFirst() {
-                    if let bell = try? EventCounter(adopting: descriptor) { bells.append(bell) }
-                }
+                while let descriptor = received.descriptors.takeFirst() { keep(descriptor.take()) }
                 result = .success(received.count)
             } catch {
                 result = .failure(error)
@@ -220,6 +238,16 @@ extension Peer {
         return true
     }
 
+    /// Keeps what the server has given: its doorbells and its end of a second socket.
+    private func keep(_ number: Int32) {
+        if let socket = OwnedDescriptor(adoptingSocket: number) {
+            twin = UNIXSocket(adopting: socket)
+            hasHadTwin = true
+        } else if let bell = try? EventCounter(adopting: OwnedDescriptor(adopting: number)) {
+            bells.append(bell)
+        }
+    }
+
     private func handleMessages(_ descriptorCount: Int) throws(Finding) {
         var start = 0
         var descriptorCount = descriptorCount
@@ -239,8 +267,11 @@ extension Peer {
     }
 
     private func handle(_ message: [UInt8], descriptorCount: Int) throws(Finding) {
+        model.received(byteCount: message.count)
         switch message.u32(at: 8) & HeaderFlags.typeMask {
-        case 0: try handleRequest(message, descriptorCount)
+        case 0:
+            try require(!hasHadTwin, "a request over the first of two sockets: \(message.prefix(16))")
+            try handleRequest(message, descriptorCount, isOverTwin: false)
         case 1: try handleReply(message, descriptorCount)
         default: throw Finding("a message that is neither command nor reply: \(message.prefix(16))")
         }
@@ -268,6 +299,80 @@ extension Peer {
         model.answered(request, isError: isError)
         statistics.count(answerTo: request.command, error: isError ? error : nil)
         if request.command == Number.mapDMA, isError { forget(request.payload) }
+    }
+}
+
+/// The second socket, over which the server asks and nothing else is said.
+extension Peer {
+    /// Takes the requests that are there, and gives the answers as far as there is room for them.
+    private func receiveTwin() throws(Finding) {
+        while let twin, let bytes = read(from: twin) {
+            guard !bytes.isEmpty else { return closeTwin() }
+            twinInbox += bytes
+            while twinInbox.count >= headerSize {
+                let size = Int(twinInbox.u32(at: 4))
+                try require((headerSize...maximumMessageSize).contains(size), "a request of \(size) bytes")
+                guard twinInbox.count >= size else { break }
+                let message = Array(twinInbox[..<size])
+                twinInbox.removeFirst(size)
+                if message.u32(at: 8) & HeaderFlags.typeMask == 0 {
+                    try handleRequest(message, 0, isOverTwin: true)
+                } else {
+                    try require(hasSpoiltTwin, "a reply over the second socket: \(message)")
+                }
+            }
+        }
+        flushTwin()
+    }
+
+    /// What there is; nothing at the end of the stream, `nil` when there is nothing yet.
+    private func read(from twin: UNIXSocket) -> [UInt8]? {
+        unsafe buffer.withUnsafeMutableBytes { buffer in
+            do throws(Errno) {
+                let count = unsafe try twin.receive(into: buffer, waiting: false).count
+                return unsafe Array(buffer[..<count])
+            } catch {
+                return error == .wouldBlock ? nil : []
+            }
+        }
+    }
+
+    private func flushTwin() {
+        guard let twin, !twinOutgoing.isEmpty else { return }
+        unsafe twinOutgoing.withUnsafeBytes { bytes in
+            do throws(Errno) {
+                let sent = unsafe try twin.send(bytes, descriptors: DescriptorBundle(), waiting: false)
+                twinOutgoing.removeFirst(sent)
+            } catch {
+                if error != .wouldBlock { closeTwin() }
+            }
+        }
+    }
+
+    /// The server has to do without, and goes on.
+    func closeTwin() {
+        twin = nil
+        twinInbox = []
+        twinOutgoing = []
+    }
+
+    /// Says over the second socket what may not be said there, upon which the server may leave at once.
+    func spoilTwin(_ bytes: [UInt8]) {
+        guard twin != nil else { return }
+        hasSpoiltTwin = true
+        mayBeCutOff = true
+        twinOutgoing += bytes
+        flushTwin()
+    }
+}
+
+extension UNIXSocket {
+    /// How much the kernel lets wait on it, and on the one at the other end, which was made with it. `SO_SNDBUF`
+    fileprivate var sendRoom: Int {
+        var room: Int32 = 0
+        var size = socklen_t(MemoryLayout<Int32>.size)
+        unsafe getsockopt(descriptor.rawValue, SOL_SOCKET, SO_SNDBUF, &room, &size)
+        return Int(room)
     }
 }
 
@@ -309,7 +414,9 @@ extension Peer {
     }
 
     /// A request for memory, which must lie in what the client has offered.
-    private func handleRequest(_ request: [UInt8], _ descriptorCount: Int) throws(Finding) {
+    private func handleRequest(
+        _ request: [UInt8], _ descriptorCount: Int, isOverTwin: Bool
+    ) throws(Finding) {
         let command = request.u16(at: 2)
         let isWrite = command == Number.writeClientMemory
         try require(isWrite || command == Number.readClientMemory, "the server asks for \(command)")
@@ -329,10 +436,13 @@ extension Peer {
         }
         try require(isOffered, "the server reaches for \(count) bytes at \(address), which are not mapped")
         if isWrite { statistics.memoryWrites += 1 } else { statistics.memoryReads += 1 }
-        try answer(request, isWrite, address, Int(count))
+        if isOverTwin { statistics.twinRequests += 1 }
+        try answer(request, isWrite, address, Int(count), isOverTwin: isOverTwin)
     }
 
-    private func answer(_ request: [UInt8], _ isWrite: Bool, _ address: UInt64, _ count: Int) throws(Finding) {
+    private func answer(
+        _ request: [UInt8], _ isWrite: Bool, _ address: UInt64, _ count: Int, isOverTwin: Bool
+    ) throws(Finding) {
         let id = request.u16(at: 0)
         let command = request.u16(at: 2)
         if isWrite, honesty == .honest || honesty == .honestAgain || honesty == .late {
@@ -341,7 +451,7 @@ extension Peer {
         let data = isWrite ? [] : try files.get(at: address, count: count)
         let honest = bytes(.u64(address), .u64(UInt64(count)), .raw(data))
         func reply(_ payload: [UInt8], id: UInt16 = id, command: UInt16 = command, flags: UInt32 = 1) {
-            readyAnswers.append(message(command, id: id, flags: flags, payload))
+            give(Answer(bytes: message(command, id: id, flags: flags, payload), isOverTwin: isOverTwin))
         }
         switch honesty {
         case .honest, .honestAgain:
@@ -350,7 +460,9 @@ extension Peer {
         case .legacy:
             mayBeTakenForLegacy = true
             reply(isWrite ? [] : bytes(.u64(address), .u32(UInt32(count)), .raw(data), .zeros(4)))
-        case .error: readyAnswers.append(message(command, id: id, flags: 0x21, error: UInt32(count % 3) * 14, []))
+        case .error:
+            let refusal = message(command, id: id, flags: 0x21, error: UInt32(count % 3) * 14, [])
+            give(Answer(bytes: refusal, isOverTwin: isOverTwin))
         case .short:
             let half = count / 2
             reply(bytes(.u64(address), .u64(UInt64(half)), .raw(Array(data.prefix(half)))))
@@ -359,7 +471,8 @@ extension Peer {
         case .wrongID: reply(honest, id: id &+ 1)
         case .wrongCommand: reply(honest, command: command ^ 7)
         case .truncated: reply(Array(honest.dropLast(3)))
-        case .late: lateAnswers.append(message(command, id: id, flags: 1, honest))
+        case .late:
+            lateAnswers.append(Answer(bytes: message(command, id: id, flags: 1, honest), isOverTwin: isOverTwin))
         case .never: break
         }
     }

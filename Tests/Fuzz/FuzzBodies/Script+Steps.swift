@@ -27,13 +27,15 @@ extension Script {
         case 190..<214: try transfer()
         case 214..<220: try command()
         case 220..<226: try peer.settle()
-        case 226..<230: try waitForDevice()
+        case 226..<229: try waitForDevice()
+        case 229: try spoilTwin()
         case 230..<236: peer.honesty = choices.pick(Peer.Honesty.allCases)
         case 236..<239: peer.answerLate()
         case 239..<242: try answerNothing()
         case 242..<244: peer.files.signal(choices.below(3))
         case 244..<246: try ring()
-        case 246..<250: try takeEverythingAway()
+        case 246..<248: try takeEverythingAway()
+        case 248..<250: try migrate()
         default: try introduceMemory()
         }
     }
@@ -109,6 +111,8 @@ extension Script {
         guard peer.canSend, peer.isAtBoundary, peer.model.phase == .serving else { return }
         try peer.queue(message(Number.unmapDMA, id: newID(), bytes(.u32(24), .u32(2), .u64(0), .u64(0))))
         try peer.settle()
+        // What was asked over a second socket before the answer was.
+        try peer.receiveAll()
         guard !peer.isClosed else { return }
         try peer.files.verify(except: peer.touched)
         peer.forgetAllMappings()

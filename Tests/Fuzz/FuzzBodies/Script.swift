@@ -20,6 +20,8 @@ struct Script {
     private var lastID: UInt16 = 0
     /// How far the driver has filled its two submission queues.
     var tails: [UInt32] = [0, 0]
+    /// The device's state, when it was last read to its end.
+    var savedState: [UInt8] = []
 
     /// More steps than this no input needs to show anything.
     private static let maximumSteps = 400
@@ -61,7 +63,7 @@ struct Script {
         }
         peer.socket.finishSending()
         try peer.receiveToEnd()
-        try require(peer.model.mayEnd(), "the server left without an answer to \(peer.model.unanswered)")
+        try require(peer.mayEnd(), "the server left without an answer to \(peer.model.unanswered)")
     }
 
     mutating func newID() -> UInt16 {
@@ -77,6 +79,8 @@ extension Script {
         (#"{"capabilities":{"max_data_xfer_size":64,"max_msg_fds":16}}"#, 64),
         (#"{"capabilities":{"max_msg_fds":0,"twin_socket":{"supported":false}}}"#, 1 << 20),
         (#"{"capabilities":{"max_msg_fds":16,"migration":{"pgsize":4096}},"x":[1,2.5,null,"y"]}"#, 1 << 20),
+        (#"{"capabilities":{"max_msg_fds":16,"twin_socket":{"supported":true}}}"#, 1 << 20),
+        (#"{"capabilities":{"max_msg_fds":1,"max_data_xfer_size":64,"twin_socket":{"supported":true}}}"#, 64),
         (#"{"capabilities":{"max_data_xfer_size":1,"pgsizes":4294963200,"write_multiple":false}}"#, 1),
     ]
 
@@ -101,7 +105,10 @@ extension Script {
             try dispatch(Wish(Number.version, choices.raw(choices.below(64))))
         default:
             try greet(Int(way))
+            // The first one holds.
+            let agreed = peer.maximumTransferSize
             try greet(Int(way) + 1)
+            peer.maximumTransferSize = agreed
         }
     }
 

@@ -18,6 +18,10 @@ public struct Statistics: Sendable {
     public var memoryReads = 0
     public var memoryWrites = 0
     public var memoryAnswers = 0
+    /// What of it came over a second socket.
+    public var twinRequests = 0
+    /// States that were read to their end and given back.
+    public var restoredStates = 0
     public var descriptorsSent = 0
     public var descriptorsReceived = 0
     public var rings = 0
@@ -37,11 +41,6 @@ public struct Statistics: Sendable {
         (Number.writeRegion, "REGION_WRITE"), (Number.resetDevice, "DEVICE_RESET"),
         (Number.writeRegions, "REGION_WRITE_MULTI"), (Number.deviceFeature, "DEVICE_FEATURE"),
         (Number.readMigrationData, "MIG_DATA_READ"), (Number.writeMigrationData, "MIG_DATA_WRITE"),
-    ]
-
-    /// Commands that no device here accepts: there is no migration.
-    public static let unsupported: Set<UInt16> = [
-        Number.deviceFeature, Number.readMigrationData, Number.writeMigrationData,
     ]
 
     mutating func count(answerTo command: UInt16, error: UInt32?) {

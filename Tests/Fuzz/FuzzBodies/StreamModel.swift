@@ -25,6 +25,8 @@ struct StreamModel {
     private(set) var mustClose = false
     private(set) var mayClose = false
     private(set) var messageCount = 0
+    /// How much of the server's socket has been taken up, at most, by what has come since the stream broke.
+    private var roomTakenSinceBreak = 0
 
     private var header: [UInt8] = []
     private var payload: [UInt8] = []
@@ -145,17 +147,26 @@ struct StreamModel {
         }
     }
 
+    /// Takes note of a message of the server.
+    mutating func received(byteCount: Int) {
+        // What the kernel counts for it is no more than this.
+        if isUnreadable { roomTakenSinceBreak += 2 * byteCount + 1024 }
+    }
+
     /// Whether a server that has closed owed nothing more.
     ///
     /// It closes a stream that it cannot read without waiting for room for its last words, which are lost when the client
-    /// has left so much unread that the socket is full.
-    mutating func mayEnd() -> Bool {
+    /// has left so much unread that the socket is full; all of that has come since.
+    ///
+    /// - Parameter socketRoom: how much the server's socket holds.
+    mutating func mayEnd(socketRoom: Int) -> Bool {
         while firstPending < pending.count, !pending[firstPending].wantsReply {
             let message = pending[firstPending]
             firstPending += 1
             passSilently(message)
         }
-        return mustClose || mayClose || firstPending == pending.count || pending[firstPending].breaksStream
+        if mustClose || mayClose || firstPending == pending.count { return true }
+        return pending[firstPending].breaksStream && roomTakenSinceBreak >= socketRoom
     }
 
     private mutating func takeFirst() -> Message? {
