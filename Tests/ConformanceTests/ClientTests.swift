@@ -48,7 +48,7 @@ private func edus(_ count: Int) -> DeviceSupply {
             #expect(try other.isClosed())
             server.waitForRefusedClients(3)
             // Nothing but the three ends of this side is left.
-            try eventually { try Open.all().count <= descriptorCount + 3 }
+            try eventually { try Open.allButTimers().count <= descriptorCount + 3 }
             #expect(try first.call(Number.getDeviceInfo, Payload.deviceInfo()).error == nil)
         }
     }
