@@ -58,8 +58,9 @@ private let busy: UInt8 = 16
     @Test func `nvme does not serve several clients from an image that can be written, and says why`() throws {
         let image = try TemporaryFile(byteCount: 1 << 20)
         let socket = image.path + ".sock"
-        let (status, _, complaint) = try RunningTool.run(
-            ["serve", "nvme", "--image", image.path, "--socket-path", socket, "--max-clients", "2"])
+        let (status, _, complaint) = try RunningTool.output(of: [
+            "serve", "nvme", "--image", image.path, "--socket-path", socket, "--max-clients", "2",
+        ])
         #expect(status == 64)
         #expect(complaint.contains("--read-only") && complaint.split(separator: "\n").count == 1)
         #expect(!FileManager.default.fileExists(atPath: socket))
@@ -67,7 +68,7 @@ private let busy: UInt8 = 16
 
     @Test(arguments: ["0", "65", "-1", "two", "1.5"])
     func `a number of clients that makes no sense is a usage error`(count: String) throws {
-        let (status, _, complaint) = try RunningTool.run([
+        let (status, _, complaint) = try RunningTool.output(of: [
             "serve", "edu", "--socket-path", "x", "--max-clients=\(count)",
         ])
         #expect(status == 64)

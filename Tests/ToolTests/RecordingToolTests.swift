@@ -9,7 +9,7 @@ private struct Ran {
     let complaint: String
 
     init(_ arguments: String...) throws {
-        let ran = try RunningTool.run(arguments)
+        let ran = try RunningTool.output(of: arguments)
         (status, output, complaint) = (ran.status, ran.output.split(separator: "\n"), ran.errors)
     }
 }

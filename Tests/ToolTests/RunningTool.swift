@@ -42,8 +42,8 @@ final class RunningTool {
         process.waitUntilExit()
     }
 
-    /// Runs the tool to its end, and answers with its status and what it printed.
-    static func run(_ arguments: [String]) throws -> (status: Int32, output: String, errors: String) {
+    /// Runs the tool to its end, and answers with its status and all that it printed.
+    static func output(of arguments: [String]) throws -> (status: Int32, output: String, errors: String) {
         let process = Process()
         let (output, errors) = (Pipe(), Pipe())
         process.executableURL = executable
