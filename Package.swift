@@ -107,8 +107,8 @@ let package = Package(
             "ConformanceTests",
             [
                 "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI",
-                "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserTransport", "VFIOUserWire",
-                "outboard",
+                "VFIOUserCheck", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserTransport",
+                "VFIOUserWire", "outboard",
             ],
             exclude: ["Checklist.md"]),
         .target(name: "CLibFuzzer", path: "Tests/Fuzz/CLibFuzzer"),
@@ -116,7 +116,7 @@ let package = Package(
             name: "FuzzBodies",
             dependencies: [
                 "BlockStorage", "CLinuxShims", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI",
-                "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserWire",
+                "VFIOUserCheck", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserWire",
             ],
             path: "Tests/Fuzz/FuzzBodies",
             swiftSettings: house),

@@ -4,6 +4,7 @@ import Glibc
 import LinuxHost
 import PCI
 import Testing
+import VFIOUserCheck
 
 /// Base address registers of a PCI function that are memory, as a client sees them.
 @Suite struct `Memory that a client maps` {

@@ -2,6 +2,7 @@ import Edu
 import Glibc
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 /// A client that asks without end, on a thread of its own, until it is told to stop or the connection ends.
 private func withFlood(_ peer: RawPeer, _ body: () throws -> Void) throws {

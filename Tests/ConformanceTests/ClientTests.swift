@@ -5,6 +5,7 @@ import Glibc
 import LinuxHost
 import Testing
 import VFIOUserServer
+import VFIOUserCheck
 
 private let busy: UInt32 = 16
 

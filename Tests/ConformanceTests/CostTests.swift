@@ -5,6 +5,7 @@ import Edu
 import Glibc
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 /// A device, and in the place of its VGA window the number of calls to the heap that the thread which reads it has made.
 private final class Accounted: Device {

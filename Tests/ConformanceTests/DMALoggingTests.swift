@@ -1,6 +1,7 @@
 import Edu
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 private typealias Operation = Payload.FeatureOperation
 

@@ -2,6 +2,7 @@ import Edu
 import Glibc
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 @Suite struct Description {
     @Test(arguments: [16, 32, 4096, 0xffff_ffff] as [UInt32])

@@ -5,6 +5,7 @@ import Glibc
 import LinuxHost
 import PCI
 import Testing
+import VFIOUserCheck
 
 private let base: UInt64 = 0x10_0000
 

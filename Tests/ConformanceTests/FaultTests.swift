@@ -4,6 +4,7 @@ import Glibc
 import LinuxHost
 import Testing
 import VFIOUserTransport
+import VFIOUserCheck
 
 /// A request of a script.
 private struct ScriptedRequest {

@@ -1,5 +1,6 @@
 import Edu
 import Testing
+import VFIOUserCheck
 
 private typealias Operation = Payload.FeatureOperation
 

@@ -2,6 +2,7 @@ import Edu
 import Glibc
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 private let assign = SetFlags.descriptors | SetFlags.trigger
 

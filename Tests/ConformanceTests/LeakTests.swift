@@ -3,6 +3,7 @@ import Edu
 import Glibc
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 /// In a process of their own, where nothing else opens a descriptor or allocates.
 @Suite struct Leaks {

@@ -3,6 +3,7 @@ import Glibc
 import LinuxHost
 import Testing
 import VFIOUserServer
+import VFIOUserCheck
 
 private let base: UInt64 = 0x10_0000
 

@@ -7,6 +7,7 @@ import VFIOUserNegotiation
 import VFIOUserServer
 import VFIOUserSession
 import VFIOUserWire
+import VFIOUserCheck
 
 private let base: UInt64 = 0x10_0000
 

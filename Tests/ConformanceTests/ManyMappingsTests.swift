@@ -4,6 +4,7 @@ import Glibc
 import LinuxHost
 import Testing
 import VFIOUserNegotiation
+import VFIOUserCheck
 
 /// In a process of its own, where nothing else opens a descriptor, maps or allocates.
 ///

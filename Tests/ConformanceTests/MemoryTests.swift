@@ -2,6 +2,7 @@ import Edu
 import Glibc
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 /// Where the tests map memory: within edu's 28 address bits.
 private let base: UInt64 = 0x100_0000

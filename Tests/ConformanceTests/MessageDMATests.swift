@@ -1,6 +1,7 @@
 import Edu
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 private let base: UInt64 = 0x10_0000
 

@@ -2,6 +2,7 @@ import DeviceModel
 import Edu
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 private typealias Operation = Payload.FeatureOperation
 

@@ -1,5 +1,6 @@
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 /// A guest with an NVMe disk that moves: its queues are in memory that is mapped, its data in memory that only messages
 /// reach, so that the client has every transfer of data in its hand.

@@ -1,5 +1,6 @@
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 /// Devices that move from one process of the tool to another, in the middle of their work.
 @Suite struct MovingTests {

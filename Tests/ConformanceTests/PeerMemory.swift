@@ -1,4 +1,5 @@
 import LinuxHost
+import VFIOUserCheck
 
 /// Memory that a client shares by no descriptor: it answers the server's reads and writes by messages, in the standard's
 /// layout or in the one of QEMU before 11.1.
@@ -79,14 +80,14 @@ final class PeerMemory {
             let data = Array(bytes[place])
             try reply(
                 to: request,
-                ConformanceTests.bytes(.u64(request.address), .u32(UInt32(request.count)), .raw(data), .zeros(4)), peer)
+                VFIOUserCheck.bytes(.u64(request.address), .u32(UInt32(request.count)), .raw(data), .zeros(4)), peer)
         } else {
             try reply(to: request, fixedPart(of: request) + bytes[place], peer)
         }
     }
 
     private func fixedPart(of request: Request) -> [UInt8] {
-        ConformanceTests.bytes(.u64(request.address), .u64(UInt64(request.count)))
+        VFIOUserCheck.bytes(.u64(request.address), .u64(UInt64(request.count)))
     }
 
     func reply(to request: Request, _ payload: [UInt8], _ peer: RawPeer) throws {

@@ -1,6 +1,7 @@
 import Edu
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 /// What QEMU says when it opens a device, and how much room it has for each answer: the size of its request, but for the
 /// three commands whose answers carry data. A longer one would leave bytes in its stream and kill the device.

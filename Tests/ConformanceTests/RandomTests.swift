@@ -2,6 +2,7 @@ import DeviceModel
 import Edu
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 /// Messages that are nearly right, or not at all, from a generator whose seed is the test's argument.
 @Suite struct RandomMessages {

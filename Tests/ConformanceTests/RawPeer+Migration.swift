@@ -1,5 +1,6 @@
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 /// The numbers of the states.
 enum Migration {

@@ -1,5 +1,6 @@
 import Glibc
 import LinuxHost
+import VFIOUserCheck
 
 /// A client that knows nothing but bytes and descriptors.
 ///

@@ -3,6 +3,7 @@ import DeviceModel
 import Edu
 import LinuxHost
 import PCI
+import VFIOUserCheck
 
 /// Edu's registers and numbers, by QEMU's `docs/specs/edu.rst`.
 enum EduOffset {

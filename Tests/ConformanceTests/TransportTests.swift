@@ -2,6 +2,7 @@ import Edu
 import Glibc
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 @Suite struct Transport {
     @Test func `S1 every reply echoes the ID and the command of its request, and there is exactly one`() throws {

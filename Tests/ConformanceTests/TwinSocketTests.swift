@@ -5,6 +5,7 @@ import Testing
 import VFIOUserServer
 import VFIOUserSession
 import VFIOUserWire
+import VFIOUserCheck
 
 private let base: UInt64 = 0x10_0000
 private let capabilities = """

@@ -1,6 +1,7 @@
 import Edu
 import LinuxHost
 import Testing
+import VFIOUserCheck
 
 @Suite struct Version {
     @Test(arguments: [

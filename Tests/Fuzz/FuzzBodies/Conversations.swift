@@ -1,3 +1,5 @@
+import VFIOUserCheck
+
 /// What QEMU says when it opens a device, as scripts.
 ///
 /// The messages are those of QEMU 11.1.3, from connecting to the reset of the machine, rebuilt field by field.

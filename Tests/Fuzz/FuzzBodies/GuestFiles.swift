@@ -1,6 +1,7 @@
 import CLinuxShims
 import Glibc
 import LinuxHost
+import VFIOUserCheck
 
 /// The descriptors that a client attaches to its messages, and the memory behind some of them.
 ///

@@ -1,5 +1,6 @@
 import Glibc
 import LinuxHost
+import VFIOUserCheck
 
 /// The client's end of a session: it sends what it is told to, and holds the server to the rules for what comes back.
 final class Peer {

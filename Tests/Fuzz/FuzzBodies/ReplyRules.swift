@@ -1,3 +1,5 @@
+import VFIOUserCheck
+
 /// What a reply that is no error may look like, by the request it answers.
 enum ReplyRules {
     /// The rules that need no knowledge of the device.

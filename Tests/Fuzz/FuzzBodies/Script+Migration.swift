@@ -1,3 +1,5 @@
+import VFIOUserCheck
+
 /// What a client does that moves a device to another place, or tries to.
 extension Script {
     private enum State {

@@ -1,3 +1,5 @@
+import VFIOUserCheck
+
 /// What a step of a session can be.
 extension Script {
     mutating func step() throws(Finding) {

@@ -1,4 +1,5 @@
 import LinuxHost
+import VFIOUserCheck
 
 /// One session as an input tells it: each step is a byte for what is done and further ones for how.
 struct Script {

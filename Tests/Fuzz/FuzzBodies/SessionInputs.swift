@@ -1,3 +1,5 @@
+import VFIOUserCheck
+
 /// Inputs by seed.
 public enum SessionInputs {
     /// A session's script: bytes at random, of a length that is short more often than long.

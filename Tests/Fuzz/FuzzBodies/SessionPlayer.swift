@@ -1,5 +1,6 @@
 import Glibc
 import LinuxHost
+import VFIOUserCheck
 
 /// Plays sessions against real servers of real devices, one after another, and looks after each whether anything is left.
 ///

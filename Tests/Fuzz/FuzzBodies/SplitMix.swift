@@ -1,3 +1,5 @@
+import VFIOUserCheck
+
 /// Steele, Lea and Flood's generator: small, and the same everywhere.
 public struct SplitMix: Sendable {
     private var state: UInt64

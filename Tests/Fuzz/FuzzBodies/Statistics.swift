@@ -1,3 +1,5 @@
+import VFIOUserCheck
+
 /// What many sessions did, so that one sees what they reached.
 public struct Statistics: Sendable {
     public struct Answers: Sendable {

@@ -1,3 +1,5 @@
+import VFIOUserCheck
+
 /// What a server owes for the bytes that a client has sent: an account of its own, kept without our decoder.
 ///
 /// It follows the framing alone, and the two rules by which a connection ends: a header that makes the rest of the

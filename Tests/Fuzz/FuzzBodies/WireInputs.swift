@@ -1,4 +1,5 @@
 import VFIOUserWire
+import VFIOUserCheck
 
 /// Inputs of the decoder, by seed and by kind.
 public enum WireInputs {

@@ -1,4 +1,5 @@
 import VFIOUserWire
+import VFIOUserCheck
 
 /// The decoder under arbitrary bytes: framing, and every layout in both directions.
 ///
