@@ -39,14 +39,6 @@ enum Open {
         case eventCounter(String)
     }
 
-    /// All but timers, of which nothing here makes any: the test library begins one when it sees fit.
-    static func allButTimers() throws -> [Int32] {
-        try all().filter { descriptor in
-            let information = (try? lines(of: "/proc/self/fdinfo/\(descriptor)")) ?? []
-            return !information.contains { $0.hasPrefix("clockid:") }
-        }
-    }
-
     private static func identity(of descriptor: Int32) throws -> Identity {
         let information = (try? lines(of: "/proc/self/fdinfo/\(descriptor)")) ?? []
         if let id = information.first(where: { $0.hasPrefix("eventfd-id:") }) { return .eventCounter(id) }

@@ -71,11 +71,15 @@ extension RawPeer {
     @Test func `a question that wants no reply gets none, and no descriptor is left of it`() throws {
         let function = BellTower.makeFunction()
         try withPeer(of: function) { peer in
-            let descriptorCount = try Open.allButTimers().count
-            try peer.send(
-                message(Number.getRegionIODescriptors, flags: HeaderFlags.noReply, Payload.ioDescriptors(0)))
-            #expect(try peer.call(Number.getDeviceInfo, Payload.deviceInfo()).error == nil)
-            #expect(try Open.allButTimers().count == descriptorCount)
+            let descriptorCount = try Open.all().count
+            let times = 10
+            for _ in 0..<times {
+                try peer.send(
+                    message(Number.getRegionIODescriptors, flags: HeaderFlags.noReply, Payload.ioDescriptors(0)))
+                #expect(try peer.call(Number.getDeviceInfo, Payload.deviceInfo()).error == nil)
+            }
+            // Not one for each time; the test library opens a few of its own when it sees fit.
+            #expect(try Open.all().count < descriptorCount + times)
         }
     }
 
