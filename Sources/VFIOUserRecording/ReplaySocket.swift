@@ -1,4 +1,5 @@
 import LinuxHost
+import VFIOUserTransport
 
 /// A socket that the replay talks over, never waiting for one direction alone.
 struct ReplaySocket: ~Copyable {
@@ -35,29 +36,13 @@ struct ReplaySocket: ~Copyable {
             return true
         }
         guard !hasOutgoing else { return false }
-        let count = try transmit(bytes, descriptors)
+        let count = try socket.offer(bytes, descriptors)
         if count > 0 { outgoing = Array(bytes[count...]) }
         return count > 0
     }
 
     mutating func flush() throws(Errno) {
-        if hasOutgoing { outgoing.removeFirst(try transmit(outgoing, DescriptorBundle())) }
-    }
-
-    private func transmit(_ bytes: [UInt8], _ descriptors: borrowing DescriptorBundle) throws(Errno) -> Int {
-        var result: Result<Int, Errno> = .success(0)
-        unsafe bytes.withUnsafeBytes { bytes in
-            do throws(Errno) {
-                result = .success(unsafe try socket.send(bytes, descriptors: descriptors, waiting: false))
-            } catch {
-                result = .failure(error)
-            }
-        }
-        do throws(Errno) {
-            return try result.get()
-        } catch .wouldBlock {
-            return 0
-        }
+        if hasOutgoing { outgoing.removeFirst(try socket.offer(outgoing, DescriptorBundle())) }
     }
 
     /// Reads once what has arrived.

@@ -22,7 +22,7 @@ public struct MessageSender: ~Copyable {
     ) throws(Errno) {
         precondition(isEmpty, "a message overtakes the one before it")
         guard !bytes.isEmpty else { return }
-        let sent = try Self.transmit(bytes, descriptors, to: transport)
+        let sent = try transport.offer(bytes, descriptors)
         guard sent < bytes.count else { return }
         waiting = Array(bytes[sent...])
         // The message's descriptors are closed with it, so those that still have to be sent are duplicated.
@@ -32,18 +32,22 @@ public struct MessageSender: ~Copyable {
     /// Goes on with what waits.
     public mutating func flush(to transport: any Transport) throws(Errno) {
         guard !isEmpty else { return }
-        let sent = try Self.transmit(waiting, descriptors, to: transport)
+        let sent = try transport.offer(waiting, descriptors)
         if sent > 0, !descriptors.isEmpty { descriptors = DescriptorBundle() }
         waiting.removeFirst(sent)
     }
+}
 
-    private static func transmit(
-        _ bytes: [UInt8], _ descriptors: borrowing DescriptorBundle, to transport: any Transport
-    ) throws(Errno) -> Int {
+extension Transport {
+    /// Sends what the transport takes at once, descriptors with the first byte.
+    ///
+    /// - Returns: how many bytes were taken; none when there is no room.
+    /// - Throws: what `sendmsg(2)` answers, but not `EAGAIN` and `EINTR`.
+    public func offer(_ bytes: [UInt8], _ descriptors: borrowing DescriptorBundle) throws(Errno) -> Int {
         var result: Result<Int, Errno> = .success(0)
         unsafe bytes.withUnsafeBytes { buffer in
             do throws(Errno) {
-                result = .success(unsafe try transport.send(buffer, descriptors: descriptors, waiting: false))
+                result = .success(unsafe try send(buffer, descriptors: descriptors, waiting: false))
             } catch {
                 result = .failure(error)
             }

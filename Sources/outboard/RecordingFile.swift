@@ -13,7 +13,7 @@ struct RecordingFile {
     init(path: String) throws {
         self.path = path
         do {
-            var reader = try RecordingReader(try Self.read(path))
+            var reader = try RecordingReader(try StorageFile.contents(ofPath: path))
             do throws(RecordingError) {
                 while let entry = try reader.next() { entries.append(entry) }
             } catch {
@@ -49,11 +49,16 @@ struct RecordingFile {
             throw Failure(message: "\(path): \(error)")
         }
     }
+}
 
-    private static func read(_ path: String) throws(Errno) -> [UInt8] {
+extension StorageFile {
+    /// All bytes of a regular file.
+    ///
+    /// - Throws: `EINVAL` for anything else, and for more than `limit` bytes.
+    static func contents(ofPath path: String, atMost limit: Int64 = .max) throws(Errno) -> [UInt8] {
         let file = try StorageFile(openingPath: path, isWritable: false)
         let status = try file.status()
-        guard status.kind == .regular else { throw .invalidArgument }
+        guard status.kind == .regular, status.size <= limit else { throw .invalidArgument }
         var bytes = [UInt8](repeating: 0, count: Int(status.size))
         var failure: Errno?
         unsafe bytes.withUnsafeMutableBytes { buffer in

@@ -122,7 +122,7 @@ extension ServeOptions {
     func configuration() throws -> DeviceConfiguration? {
         guard let config else { return nil }
         do {
-            return try DeviceConfiguration(parsing: try readFile(config))
+            return try DeviceConfiguration(parsing: try StorageFile.contents(ofPath: config, atMost: 1 << 20))
         } catch let error as Errno {
             throw Failure(message: "\(config): \(error)")
         } catch let error as ConfigurationError {
@@ -149,24 +149,6 @@ extension ServeOptions {
         return Service(
             deviceName: deviceName, endpoint: endpoint, logLevel: logLevel, busyPoll: .microseconds(busyPoll),
             faults: inject, recording: recording)
-    }
-
-    /// The bytes of a file of reasonable size.
-    private func readFile(_ path: String) throws(Errno) -> [UInt8] {
-        let file = try StorageFile(openingPath: path, isWritable: false)
-        let status = try file.status()
-        guard status.kind == .regular, status.size <= 1 << 20 else { throw .invalidArgument }
-        var bytes = [UInt8](repeating: 0, count: Int(status.size))
-        var failure: Errno?
-        unsafe bytes.withUnsafeMutableBytes { buffer in
-            do throws(Errno) {
-                unsafe try file.read(into: buffer, at: 0)
-            } catch {
-                failure = error
-            }
-        }
-        if let failure { throw failure }
-        return bytes
     }
 }
 

@@ -78,7 +78,6 @@ enum House {
         "Sources/VFIOUserTransport/MessageSender.swift",
         "Sources/outboard/Outboard.swift",
         "Sources/outboard/RecordingFile.swift",
-        "Sources/outboard/Serve.swift",
         "Sources/outboard/ServeNVMe.swift",
         "Sources/outboard/StandardErrorLog.swift",
     ]
