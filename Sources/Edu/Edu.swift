@@ -22,12 +22,18 @@ public final class Edu: PCIDeviceModel {
 
     /// A function with the device behind it.
     ///
-    /// - Parameter dmaMaskBits: how many address bits the DMA engine has, 12 to 64; the others are ignored.
+    /// - Parameters:
+    ///   - dmaMaskBits: how many address bits the DMA engine has, 12 to 64; the others are ignored.
+    ///   - route: where its transfers go.
     /// - Throws: `EAGAIN` when there is no room for another thread.
-    public static func makeFunction(dmaMaskBits: Int = 28) throws(Errno) -> PCIFunction<Edu> {
+    public static func makeFunction(
+        dmaMaskBits: Int = 28, route: any DMARoute = DirectRoute()
+    ) throws(Errno) -> PCIFunction<Edu> {
         precondition((12...64).contains(dmaMaskBits), "the DMA engine has 12 to 64 address bits")
         let mask = dmaMaskBits == 64 ? UInt64.max : (1 << UInt64(dmaMaskBits)) - 1
-        return try PCIFunction(description) { (port) throws(Errno) in try Edu(port: port, addressMask: mask) }
+        return try PCIFunction(description, route: route) { (port) throws(Errno) in
+            try Edu(port: port, addressMask: mask)
+        }
     }
 
     /// Commands that start a transfer can be given without a message; the driver has set the other registers before.

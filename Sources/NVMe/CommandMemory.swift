@@ -213,6 +213,7 @@ extension CommandMemory {
     /// Runs `body` with the ranges pinned.
     ///
     /// - Returns: `nil` when some of them cannot be pinned; a copy will work or tell what is wrong.
+    /// - Throws: `dataTransferError` for what no copy will reach either, which an IOMMU hears of once; what `body` throws.
     private func withPins<Result>(
         _ ranges: [IOVARange], _ rights: AccessRights, _ body: (Segments) throws(Status) -> Result
     ) throws(Status) -> Result? {
@@ -220,6 +221,8 @@ extension CommandMemory {
         for range in ranges {
             do throws(DMAError) {
                 try pins.pin(range, rights, guest)
+            } catch .notFound, .notPermitted {
+                throw .dataTransferError
             } catch {
                 return nil
             }

@@ -23,14 +23,15 @@ public final class NVMeController: PCIDeviceModel {
 
     /// A function with the controller behind it.
     ///
+    /// - Parameter route: where its transfers go.
     /// - Precondition: the numbers in `options` are within the limits that it names.
     /// - Throws: `EAGAIN` when there is no room for another thread.
     public static func makeFunction(
-        store: any BlockStore, options: Options
+        store: any BlockStore, options: Options, route: any DMARoute = DirectRoute()
     ) throws(Errno) -> PCIFunction<NVMeController> {
         precondition(Options.queuePairLimits.contains(options.queuePairs), "the options have a valid queue number")
         precondition(Options.workerLimits.contains(options.workers), "the options have a valid worker number")
-        return try PCIFunction(description(options)) { (port) throws(Errno) in
+        return try PCIFunction(description(options), route: route) { (port) throws(Errno) in
             try NVMeController(port: port, store: store, options: options)
         }
     }

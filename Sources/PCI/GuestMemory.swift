@@ -8,29 +8,44 @@ import Synchronization
 public final class GuestMemory: Sendable {
     let access: DMAAccess
     private let busMaster: BusMaster
+    private let route: any DMARoute
     /// Apart from the attachment, which pins may hold up.
     private let hasEnded = Atomic<Bool>(false)
 
-    init(of busMaster: BusMaster, _ onUnmap: @escaping @Sendable (IOVARange) -> Void) {
+    init(of busMaster: BusMaster, over route: any DMARoute, _ onUnmap: @escaping @Sendable (IOVARange) -> Void) {
         self.busMaster = busMaster
+        self.route = route
         access = DMAAccess(needsPin: true, onUnmap: onUnmap)
     }
 
     public func read(_ range: IOVARange, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) {
         try checkAccess()
-        unsafe try access.read(range, into: buffer)
+        do throws(DMAError) {
+            unsafe try access.read(range, into: buffer)
+        } catch {
+            throw tell(error, range, .read)
+        }
     }
 
     public func write(_ bytes: UnsafeRawBufferPointer, to address: IOVA) throws(DMAError) {
         try checkAccess()
-        unsafe try access.write(bytes, to: address)
+        do throws(DMAError) {
+            unsafe try access.write(bytes, to: address)
+        } catch {
+            let range = try? IOVARange(first: address, byteCount: UInt64(bytes.count))
+            throw range.map { tell(error, $0, .write) } ?? error
+        }
     }
 
     /// Pins guest memory for direct use. Pins hold up unmaps, resets and the end of the client, so they last no longer
     /// than the work that needs them.
     public func pin(_ range: IOVARange, rights: AccessRights) throws(DMAError) -> PinnedMemory {
         try checkAccess()
-        return try access.pin(range, rights: rights)
+        do throws(DMAError) {
+            return try access.pin(range, rights: rights)
+        } catch {
+            throw tell(error, range, rights)
+        }
     }
 
     /// Ends the memory: accesses fail from now on. `false` when some that began before have not ended in the time that
@@ -38,11 +53,19 @@ public final class GuestMemory: Sendable {
     func end() -> Bool {
         hasEnded.store(true, ordering: .releasing)
         do throws(DMAError) {
-            try access.detach()
+            try route.remove(access)
             return true
         } catch {
             return error != .deadlock
         }
+    }
+
+    /// Has the route hear of a failure that is a fault of translation, unless the memory has ended meanwhile.
+    private func tell(_ error: DMAError, _ range: IOVARange, _ rights: AccessRights) -> DMAError {
+        if error == .notFound || error == .notPermitted, !hasEnded.load(ordering: .acquiring) {
+            route.didFail(access, at: range, wanting: rights)
+        }
+        return error
     }
 
     private func checkAccess() throws(DMAError) {

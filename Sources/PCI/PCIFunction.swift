@@ -51,12 +51,14 @@ public final class PCIFunction<Model: PCIDeviceModel>: Device {
 
     /// Makes the model, which may keep the port it is given, and puts it behind a new function.
     ///
+    /// - Parameter route: where its accesses to memory go; for this function alone.
     /// - Precondition: the description is one that a function can have.
     public init<Failure: Error>(
-        _ description: PCIDescription, model makeModel: (PCIPort) throws(Failure) -> Model
+        _ description: PCIDescription, route: any DMARoute = DirectRoute(),
+        model makeModel: (PCIPort) throws(Failure) -> Model
     ) throws(Failure) {
         let relay = UnmapRelay<Model>()
-        port = PCIPort(description) { relay.model?.release($0) }
+        port = PCIPort(description, route: route) { relay.model?.release($0) }
         model = try makeModel(port)
         relay.model = model
         let regions = description.regions

@@ -8,6 +8,7 @@ import Synchronization
 /// Any thread may use it at any time. Its lock is taken after the model's own and before the interrupt set's.
 public final class PCIPort: Sendable {
     public let interrupts: InterruptSet
+    private let route: any DMARoute
     private let onUnmap: @Sendable (IOVARange) -> Void
     private let current = Monitor(Attachment())
     let description: PCIDescription
@@ -17,7 +18,7 @@ public final class PCIPort: Sendable {
     private let poweredOn = Atomic<Bool>(true)
 
     /// - Parameter onUnmap: called before guest memory goes away, as for `DMAAccess`.
-    init(_ description: PCIDescription, onUnmap: @escaping @Sendable (IOVARange) -> Void) {
+    init(_ description: PCIDescription, route: any DMARoute, onUnmap: @escaping @Sendable (IOVARange) -> Void) {
         description.check()
         self.description = description
         var counts: [InterruptKind: Int] = [.error: 1]
@@ -25,6 +26,7 @@ public final class PCIPort: Sendable {
         counts[.msi] = description.msi?.vectorCount
         counts[.msix] = description.msix?.vectorCount
         interrupts = InterruptSet(counts: counts)
+        self.route = route
         self.onUnmap = onUnmap
         state = Monitor(PCIFunctionState(description))
         // Which interrupts are on decides whether the line is heard.
@@ -43,9 +45,9 @@ public final class PCIPort: Sendable {
     }
 }
 
-/// The client's address space and what the function has of it.
+/// What the function has of a client's memory.
 private struct Attachment {
-    var space: IOAddressSpace?
+    /// `nil` without a client.
     var memory: GuestMemory?
     /// Memory of before a reset that was still in use when the reset had to be answered.
     var lingering: [GuestMemory] = []
@@ -93,10 +95,16 @@ extension PCIPort {
     ///
     /// - Throws: `EINVAL` while it has another's, and what `DMAAccess.attach` throws.
     func attach(to space: IOAddressSpace) throws(DMAError) {
-        guard current.withLock({ $0.space == nil }) else { throw .invalid }
-        let memory = GuestMemory(of: busMaster, onUnmap)
-        try memory.access.attach(to: space)
-        current.withLock { $0 = Attachment(space: space, memory: memory) }
+        guard current.withLock({ $0.memory == nil }) else { throw .invalid }
+        route.connect(to: space)
+        let memory = GuestMemory(of: busMaster, over: route, onUnmap)
+        do throws(DMAError) {
+            try route.add(memory.access)
+        } catch {
+            route.disconnect()
+            throw error
+        }
+        current.withLock { $0 = Attachment(memory: memory) }
     }
 
     /// Takes the client's memory away. Waits for as long as it takes until nothing of the function touches it: whoever
@@ -106,24 +114,26 @@ extension PCIPort {
             defer { attachment = Attachment() }
             return attachment
         }
-        for memory in last.lingering + [last.memory].compactMap(\.self) {
-            while !memory.end() {}
+        if let memory = last.memory {
+            for memory in last.lingering + [memory] {
+                while !memory.end() {}
+            }
+            route.disconnect()
         }
         update { $0.msixTable.forgetClient() }
     }
 
-    /// Ends the memory that work begun so far has, and has new memory in the same space for what comes next.
+    /// Ends the memory that work begun so far has, and has new memory on the same route for what comes next.
     ///
     /// Waits, no longer than an unmap would, until the old one is out of use. If it is not even then, it stays attached,
     /// because pinned memory must not go: `detach` deals with it.
     func renewMemory() {
-        let (space, old) = current.withLock { ($0.space, $0.memory) }
-        guard let space, let old else { return }
-        let memory = GuestMemory(of: busMaster, onUnmap)
+        guard let old = memory else { return }
+        let memory = GuestMemory(of: busMaster, over: route, onUnmap)
         do throws(DMAError) {
-            try memory.access.attach(to: space)
+            try route.add(memory.access)
         } catch {
-            // The old access is attached to this very space with the same needs, so the new one cannot be refused.
+            // The old access is on this very route with the same needs, so the new one cannot be refused.
             preconditionFailure("a second access is refused where the first was not: \(error)")
         }
         current.withLock { $0.memory = memory }
