@@ -15,8 +15,9 @@ from typing import NoReturn
 
 from guestlab.cache import REPOSITORY, Cache, say
 from guestlab.errors import ScenarioFailed, ScenarioSkipped, SetupFailed, Unavailable
-from guestlab.initramfs import Initramfs
-from guestlab.kernel import Kernel
+from guestlab.initramfs import GuestSystems
+from guestlab.iommu import CHOICES
+from guestlab.kernel import CLOUD
 from guestlab.lab import Lab, Provision
 from guestlab.machine import QEMU, kvm_works
 from guestlab.measure import measure
@@ -94,6 +95,9 @@ def _parser() -> _Parser:
         "--reference", action="store_true", help="the same scenario on QEMU's own device, for comparison"
     )
     parser.add_argument(
+        "--iommu", choices=tuple(CHOICES), help="put this IOMMU in front, unless the scenario insists on another"
+    )
+    parser.add_argument(
         "--record", type=Path, metavar="FILE", help="record what QEMU and the backend say (a second one: FILE.2)"
     )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave logs and images in DIR")
@@ -113,16 +117,17 @@ def _provide(options: argparse.Namespace) -> Provision:
     backend = None if options.reference else _backend(options.backend)
     cache = Cache()
     qemu = QEMU(cache)
-    kernel = Kernel(cache)
-    initramfs = Initramfs(cache, kernel)
+    systems = GuestSystems(cache)
+    ordinary = systems[CLOUD]
     accelerator = options.accel
     if accelerator == "auto":
-        works = kvm_works(cache, qemu, kernel.image, initramfs.base)
+        works = kvm_works(cache, qemu, ordinary.kernel, ordinary.base)
         accelerator = "kvm" if works else "tcg"
     say(f"QEMU {qemu.version} with {accelerator.upper()}")
     accelerator = {"tcg": "tcg,thread=multi"}.get(accelerator, accelerator)
     record = options.record.resolve() if options.record else None
-    return Provision(qemu.command, accelerator, kernel.image, initramfs.base, initramfs.with_fio, backend, record)
+    iommu = CHOICES[options.iommu]() if options.iommu else None
+    return Provision(qemu.command, accelerator, systems, backend, record, iommu)
 
 
 def _backend(existing: Path | None) -> Path:

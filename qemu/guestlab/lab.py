@@ -11,6 +11,8 @@ from types import MappingProxyType
 from guestlab.backend import Backend
 from guestlab.errors import ScenarioFailed, ScenarioSkipped
 from guestlab.guest import Guest, Machine
+from guestlab.initramfs import GuestSystems
+from guestlab.iommu import IOMMU, NONE, virtio_iommu
 from guestlab.storage import Image
 from guestlab.transcript import Transcript
 
@@ -27,11 +29,10 @@ class Provision:
 
     qemu: list[str]
     accelerator: str
-    kernel: Path
-    initramfs: Path
-    initramfs_with_fio: Path
+    systems: GuestSystems
     backend: Path | None  # None: QEMU's own devices stand in for ours
     record: Path | None = None  # where the first backend writes down what it and QEMU say
+    iommu: IOMMU | None = None  # for every scenario that does not insist on another; None: nothing was asked for
 
 
 class Device:
@@ -94,6 +95,13 @@ class Lab:
         """Whether QEMU's own devices stand in for ours."""
         return self._provision.backend is None
 
+    @property
+    def any_iommu(self) -> IOMMU:
+        """The IOMMU that the run asks for, QEMU's virtio-iommu if it asks for none; some driver needs one at all."""
+        if self._provision.iommu == NONE:
+            raise ScenarioSkipped("needs an IOMMU")
+        return self._provision.iommu or virtio_iommu()
+
     def image(self, name: str = "disk") -> Image:
         return Image(self.directory / f"{name}.img")
 
@@ -142,29 +150,34 @@ class Lab:
         processors: int = 1,
         modules: Sequence[str] = (),
         with_fio: bool = False,
-        iommu: bool = False,
+        iommu: IOMMU | None = None,
         shares_memory: bool = True,
         resets_allowed: bool = False,
+        more_arguments: Sequence[str] = (),
     ) -> Machine:
         """A machine with the devices at 00:03.0, 00:04.0 and so on, not started.
 
-        `modules` are loaded in the guest; `with_fio` adds fio; `iommu` puts virtio-iommu in front of the devices;
-        without `shares_memory` the backend has no descriptor of guest memory; `resets_allowed` lets it restart.
+        `modules` are loaded in the guest; `with_fio` adds fio; `iommu` is what the scenario insists on, otherwise there
+        is what the run asks for, or nothing; without `shares_memory` the backend has no descriptor of guest memory;
+        `resets_allowed` lets it restart; `more_arguments` are QEMU's, and come last.
         """
         provision = self._provision
-        arguments = ["-device", "virtio-iommu-pci,addr=2"] if iommu else []
+        iommu = iommu or provision.iommu or NONE
+        system = provision.systems[iommu.flavour]
+        arguments = list(iommu.qemu_arguments)
         for slot, device in enumerate(devices, start=FIRST_SLOT):
             arguments += device.qemu_arguments(slot)
         return Machine(
             qemu=provision.qemu,
             accelerator=provision.accelerator,
-            kernel=provision.kernel,
-            initramfs=provision.initramfs_with_fio if with_fio else provision.initramfs,
+            kernel=system.kernel,
+            initramfs=system.with_fio if with_fio else system.base,
             memory="768M" if with_fio else "512M",
             processors=processors,
             shares_memory=shares_memory,
-            modules=[*(["virtio_iommu"] if iommu else []), *modules],
-            devices=arguments,
+            modules=[*iommu.modules, *system.flavour.always, *modules],
+            kernel_words=list(iommu.kernel_words),
+            devices=[*arguments, *more_arguments],
             resets_allowed=resets_allowed,
         )
 

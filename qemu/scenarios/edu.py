@@ -12,7 +12,7 @@ IN_USER_SPACE = ["vfio_iommu_type1", "vfio_pci"]
 
 
 def run(lab: Lab) -> None:
-    guest = lab.boot(lab.machine(lab.edu(), iommu=True, modules=IN_USER_SPACE))
+    guest = lab.boot(lab.machine(lab.edu(), iommu=lab.any_iommu, modules=IN_USER_SPACE))
     guest.expect_ok(f"lspci -vv -s {ADDRESS} 2>/dev/null")
     guest.expect_ok(f"vfio-bind {ADDRESS}")
     for kind in ("intx", "msi", "intx"):
@@ -32,4 +32,4 @@ def _drive(lab: Lab, guest: Guest, kind: str) -> None:
 
 
 def shell(lab: Lab) -> Machine:
-    return lab.machine(lab.edu(), iommu=True, modules=IN_USER_SPACE)
+    return lab.machine(lab.edu(), iommu=lab.any_iommu, modules=IN_USER_SPACE)
