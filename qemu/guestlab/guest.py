@@ -14,6 +14,7 @@ from guestlab.transcript import Transcript
 BOOT_LIMIT = 120.0
 COMMAND_LIMIT = 60.0
 POWER_OFF_LIMIT = 60.0
+PORT_NAME = "socket0"  # QEMU's name for the port of a machine that has one; devices in it are at 01:00.0
 
 
 @dataclass
@@ -193,6 +194,25 @@ class Guest:
         self._channel.wait_until_ready(BOOT_LIMIT)
         self._transcript.note(f"{self.name} booted again")
 
+    def plug(self, name: str, properties: dict[str, object]) -> None:
+        """Puts a device into the machine's port and waits until the kernel has found it."""
+        self._transcript.note(f"{self.name}: plug in {name}")
+        self.monitor.execute("device_add", id=name, bus=PORT_NAME, **properties)
+        self.wait_until("[ -d /sys/bus/pci/devices/0000:01:00.0 ]")
+
+    def unplug(self, name: str) -> None:
+        """Asks the guest to let go of a device; returns when QEMU has taken it out."""
+        self._transcript.note(f"{self.name}: unplug {name}")
+        self.monitor.execute("device_del", id=name)
+        self.monitor.wait_for_event("DEVICE_DELETED", device=name)
+        self.wait_until("! [ -d /sys/bus/pci/devices/0000:01:00.0 ]")
+
+    def wait_until(self, condition: str, limit: float = 20.0) -> None:
+        """Waits until a shell command succeeds."""
+        rounds = int(limit * 20)
+        loop = f"n=0; until {condition}; do n=$((n+1)); [ $n -lt {rounds} ] || exit 1; sleep 0.05; done"
+        self.expect_ok(loop, limit=limit + 60, is_shown=False)
+
     @property
     def monitor(self) -> Monitor:
         """QEMU's monitor, connected to when it is first asked for."""
@@ -224,7 +244,7 @@ class Guest:
 # Lines that are looked at: those that name a disk or a device under test, and the kernel's own alarms. Slow hosts make
 # kernels complain of clocks and processors, which is none of a device's business. An IOMMU's faults are.
 _SUSPICIOUS = (
-    r"nvme|blk_|I/O error|EXT4-fs|JBD2|vfio|[\da-f]{4}:00:0[3-9a-f]\.\d"
+    r"nvme|blk_|I/O error|EXT4-fs|JBD2|vfio|[\da-f]{4}:(00:0[3-9a-f]|01:00)\.\d"
     r"|fault from EP|DMAR: \[|handling fault status|AMD-Vi: Event|(?i:iommu.*(fail|error|timed out))"
     r"|nobody cared|spurious|blocked for more than|\bBUG:|WARNING:|Oops|Call Trace"
 )

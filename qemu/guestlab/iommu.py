@@ -3,6 +3,7 @@
 `qemu/run --iommu NAME` puts one into every scenario that does not insist on another.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,47 +14,45 @@ from guestlab.kernel import CLOUD, COMPLETE, Flavour
 class IOMMU:
     """What a machine needs for one: QEMU's arguments, which come before the devices', and the kernel's part."""
 
-    name: str
+    title: str
     qemu_arguments: tuple[str, ...] = ()
     kernel_words: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     flavour: Flavour = CLOUD
 
+    @property
+    def strict(self) -> "IOMMU":
+        """The same with a kernel whose unmaps have reached the device before the memory is used otherwise."""
+        return dataclasses.replace(self, kernel_words=(*self.kernel_words, "iommu.strict=1"))
 
-NONE = IOMMU("none")
+    @property
+    def lazy(self) -> "IOMMU":
+        """The same with a kernel that lets unmaps wait for company. This is what Debian's kernels do unasked."""
+        return dataclasses.replace(self, kernel_words=(*self.kernel_words, "iommu.strict=0"))
 
 
-def virtio_iommu(is_strict: bool | None = None, boot_bypass: bool = True, words: tuple[str, ...] = ()) -> IOMMU:
-    """QEMU's virtio-iommu. With `boot_bypass` devices reach all memory until the guest's driver takes them over.
+NONE = IOMMU("no IOMMU")
 
-    An unmap that is strict has reached the device before the guest uses the memory otherwise; one that is lazy waits
-    for company. None leaves the choice to the kernel, and so do the other functions here.
-    """
+
+def virtio_iommu(boot_bypass: bool = True) -> IOMMU:
+    """QEMU's virtio-iommu. With `boot_bypass` devices reach all memory until the guest's driver takes them over."""
     bypass = "on" if boot_bypass else "off"
-    return IOMMU(
-        "virtio-iommu",
-        ("-device", f"virtio-iommu-pci,addr=2,boot-bypass={bypass}"),
-        (*_strictness(is_strict), *words),
-        ("virtio_iommu",),
-    )
+    device = f"virtio-iommu-pci,addr=2,boot-bypass={bypass}"
+    return IOMMU("QEMU's virtio-iommu", ("-device", device), modules=("virtio_iommu",))
 
 
-def intel_iommu(is_strict: bool | None = None, options: str = "caching-mode=on") -> IOMMU:
+def intel_iommu(options: str = "caching-mode=on") -> IOMMU:
     """QEMU's VT-d. Only in caching mode does the guest's driver announce what it maps, so only then do devices that
     are not part of QEMU learn of it.
     """
-    return IOMMU(
-        "intel-iommu",
-        ("-device", f"intel-iommu,{options}" if options else "intel-iommu"),
-        ("intel_iommu=on", *_strictness(is_strict)),
-    )
+    device = ",".join(["intel-iommu", *([options] if options else [])])
+    return IOMMU("QEMU's intel-iommu", ("-device", device), kernel_words=("intel_iommu=on",))
 
 
-def amd_iommu(is_strict: bool | None = None) -> IOMMU:
-    """QEMU's AMD-Vi, whose driver only a kernel with drivers for hardware has."""
-    return IOMMU(
-        "amd-iommu", ("-device", "amd-iommu,dma-remap=on"), ("amd_iommu=on", *_strictness(is_strict)), flavour=COMPLETE
-    )
+def amd_iommu() -> IOMMU:
+    """QEMU's AMD-Vi. Debian's small kernel has no driver for it."""
+    arguments = ("-device", "amd-iommu,dma-remap=on")
+    return IOMMU("QEMU's amd-iommu", arguments, kernel_words=("amd_iommu=on",), flavour=COMPLETE)
 
 
 # By the names that `--iommu` takes.
@@ -63,7 +62,3 @@ CHOICES: dict[str, Callable[[], IOMMU]] = {
     "intel": intel_iommu,
     "amd": amd_iommu,
 }
-
-
-def _strictness(is_strict: bool | None) -> tuple[str, ...]:
-    return () if is_strict is None else (f"iommu.strict={int(is_strict)}",)

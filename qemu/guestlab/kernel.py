@@ -31,7 +31,11 @@ class Flavour:
 CLOUD = Flavour(f"kernel-{RELEASE}", "linux-image-cloud-amd64", r"linux-image-\S+-cloud-amd64", 35)
 # For hardware: this one has AMD's IOMMU driver.
 COMPLETE = Flavour(
-    f"kernel-{RELEASE}-complete", "linux-image-amd64", r"linux-image-\S+-amd64", 108, always=("crc32c_generic", "nvme", "ext4")
+    f"kernel-{RELEASE}-complete",
+    "linux-image-amd64",
+    r"linux-image-\S+-amd64",
+    108,
+    always=("crc32c_generic", "nvme", "ext4"),
 )
 
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from guestlab.backend import Backend
 from guestlab.errors import ScenarioFailed, ScenarioSkipped
-from guestlab.guest import Guest, Machine
+from guestlab.guest import PORT_NAME, Guest, Machine
 from guestlab.initramfs import GuestSystems
 from guestlab.iommu import IOMMU, NONE, virtio_iommu
 from guestlab.storage import Image
@@ -18,6 +18,9 @@ from guestlab.transcript import Transcript
 
 FIRST_SLOT = 3
 TOOL_LIMIT = 120.0
+
+# Far from the devices under test, whose slots the guest's kernel must say nothing bad about.
+PORT = f"pcie-root-port,id={PORT_NAME},chassis=1,slot=1,addr=1c"
 
 # What the kernel says about QEMU's own nvme, by its PCI identity, and must not have reason to say about ours.
 QUIRKS_OF_THE_REFERENCE = ("nvme nvme.*: Ignoring bogus Namespace Identifiers",)
@@ -61,13 +64,16 @@ class Device:
         if self._backend is None:
             *before, device = self._reference
             return [*before, f"{device},addr={slot}"]
-        description = {
+        return ["-device", json.dumps({**self.properties, "addr": str(slot)})]
+
+    @property
+    def properties(self) -> dict[str, object]:
+        """What QEMU is told of a device that our backend serves; also what `Guest.plug` takes."""
+        return {
             "driver": "vfio-user-pci",
-            "addr": str(slot),
-            "socket": {"type": "unix", "path": str(self._backend.socket_path)},
+            "socket": {"type": "unix", "path": str(self.backend.socket_path)},
             **self._client_options,
         }
-        return ["-device", json.dumps(description)]
 
 
 class Disk(Device):
@@ -153,13 +159,13 @@ class Lab:
         iommu: IOMMU | None = None,
         shares_memory: bool = True,
         resets_allowed: bool = False,
-        more_arguments: Sequence[str] = (),
+        has_port: bool = False,
     ) -> Machine:
         """A machine with the devices at 00:03.0, 00:04.0 and so on, not started.
 
         `modules` are loaded in the guest; `with_fio` adds fio; `iommu` is what the scenario insists on, otherwise there
         is what the run asks for, or nothing; without `shares_memory` the backend has no descriptor of guest memory;
-        `resets_allowed` lets it restart; `more_arguments` are QEMU's, and come last.
+        `resets_allowed` lets it restart; `has_port` gives it a port where `Guest.plug` puts a device in.
         """
         provision = self._provision
         iommu = iommu or provision.iommu or NONE
@@ -177,7 +183,7 @@ class Lab:
             shares_memory=shares_memory,
             modules=[*iommu.modules, *system.flavour.always, *modules],
             kernel_words=list(iommu.kernel_words),
-            devices=[*arguments, *more_arguments],
+            devices=[*arguments, *(["-device", PORT] if has_port else [])],
             resets_allowed=resets_allowed,
         )
 
@@ -190,13 +196,14 @@ class Lab:
         self._guests.append(guest)
         return guest
 
-    def tool(self, *arguments: str) -> None:
+    def tool(self, *arguments: str) -> list[str]:
         """Runs another command of the program that serves, which must succeed; tells the last line it prints."""
         assert self._provision.backend is not None
         command = [str(self._provision.backend), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_LIMIT)
         lines = done.stdout.splitlines() or [""]
         self.check(done.returncode == 0, f"outboard {arguments[0]}: {lines[-1]}{done.stderr}")
+        return lines
 
     def check(self, is_true: bool, text: str) -> None:
         """Tells what the host found, which must be true."""
