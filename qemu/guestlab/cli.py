@@ -20,7 +20,7 @@ from guestlab.iommu import CHOICES
 from guestlab.kernel import CLOUD
 from guestlab.lab import Lab, Provision
 from guestlab.machine import QEMU, kvm_works
-from guestlab.measure import measure
+from guestlab.measure import measure, measure_iommu
 from guestlab.processes import die_with_the_runner
 from guestlab.scenarios import Scenario, all_scenarios
 from guestlab.transcript import Transcript
@@ -31,8 +31,9 @@ LOG_LINES_SHOWN = 200
 
 _DESCRIPTION = "Boots a Linux guest under QEMU with a device that Outboard serves, and checks what they do together."
 _EPILOGUE = """\
-`qemu/run measure` compares our NVMe disk with QEMU's own. Fetched things are kept in .cache at the repository's top, or
-where OUTBOARD_CACHE says. OUTBOARD_DEBIAN_MIRROR names a Debian mirror on a machine whose apt configuration has none.
+`qemu/run measure` compares our NVMe disk with QEMU's own, `qemu/run measure iommu` what IOMMUs cost. Fetched things are
+kept in .cache at the repository's top, or where OUTBOARD_CACHE says. OUTBOARD_DEBIAN_MIRROR names a Debian mirror on a
+machine whose apt configuration has none.
 Status: 0 the guest and the host agree, 1 they do not or something broke, 64 wrong usage, 77 QEMU or the guest cannot be
 had here.
 """
@@ -48,13 +49,16 @@ def main(arguments: list[str]) -> int:
     if options.scenario != "measure" and options.scenario not in scenarios:
         print(f"qemu/run: no scenario {options.scenario}; --list lists them", file=sys.stderr)
         return EXIT_USAGE
+    if options.subject is not None and options.scenario != "measure":
+        print("qemu/run: one scenario at a time; only measure takes another word", file=sys.stderr)
+        return EXIT_USAGE
     # SIGINT too: a shell starts what runs in its background with that one ignored.
     for ending in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(ending, _interrupt)
     try:
         provision = _provide(options)
         if options.scenario == "measure" and not options.all:
-            return measure(provision, options.rounds)
+            return (measure if options.subject is None else measure_iommu)(provision, options.rounds)
         if options.shell:
             return _shell(scenarios[options.scenario], provision, options.keep)
         if options.all:
@@ -85,6 +89,9 @@ def _parser() -> _Parser:
         prog="qemu/run", description=_DESCRIPTION, epilog=_EPILOGUE, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("scenario", nargs="?", default="nvme", metavar="SCENARIO", help="what to do (default: nvme)")
+    parser.add_argument(
+        "subject", nargs="?", choices=("iommu",), metavar="SUBJECT", help="of measure: iommu, for what IOMMUs cost"
+    )
     parser.add_argument("--list", action="store_true", help="list the scenarios")
     parser.add_argument("--all", action="store_true", help="run all scenarios, one line each")
     # Answered by qemu/run itself, before there need be a Python.
