@@ -1,14 +1,14 @@
 /*
  * iommu-test: what an IOMMU lets through and what it holds back, as the educational PCI device behind it sees it.
  *
- *     iommu-test 0000:00:03.0 [--pages N] [--every N] [--strays N]
+ *     iommu-test 0000:00:03.0 [--pages N] [--every N] [--strays N] [--clears]
  *     iommu-test 0000:00:03.0 --pairs N [--batch N]
  *
  * Maps --pages pages one at a time (16384, which are 64 MiB), so that pages beside each other for the device are not so
  * in memory, and has the device read and write one of --every (16). Then it unmaps every second page, has the device
  * use --strays (16) of those, which must leave memory and device as they were, and the pages beside them, which must
  * still be there; and in the end all of them in one go. Each stray access is printed, for whoever looks for it in the
- * kernel's log.
+ * kernel's log. With --clears the device is one whose buffer is all zero after a read that failed, as QEMU's own is.
  *
  * With --pairs it measures instead: so many maps and unmaps of one page, then as many pages in batches of --batch (64)
  * that are mapped and unmapped with one call each. `pair` lines tell nanoseconds per page.
@@ -37,6 +37,7 @@ struct area {
     uint8_t *memory;
     uint8_t *window;
     unsigned long pages;
+    bool clears;
 };
 
 static unsigned long now(void)
@@ -123,12 +124,12 @@ static void stray_write(const struct area *area, unsigned long page)
     printf("stray write to 0x%llx\n", (unsigned long long)iova_of(page));
 }
 
-/* Has the device read from a page that it may not read; its buffer must still have its contents. */
+/* Has the device read from a page that it may not read; its buffer must have nothing of it. */
 static void stray_read(const struct area *area, unsigned long page)
 {
     put_in_device(area, 0x3a);
     to_device(&area->edu, iova_of(page), 0, PAGE_SIZE);
-    expect_in_device(area, 0x3a, iova_of(page));
+    expect_in_device(area, area->clears ? 0 : 0x3a, iova_of(page));
     printf("stray read from 0x%llx\n", (unsigned long long)iova_of(page));
 }
 
@@ -225,7 +226,8 @@ int main(int argc, char **argv)
     static const struct option options[] = {
         { "pages", required_argument, NULL, 'p' },  { "every", required_argument, NULL, 'e' },
         { "strays", required_argument, NULL, 's' }, { "pairs", required_argument, NULL, 'n' },
-        { "batch", required_argument, NULL, 'b' },  { NULL, 0, NULL, 0 },
+        { "batch", required_argument, NULL, 'b' },  { "clears", no_argument, NULL, 'c' },
+        { NULL, 0, NULL, 0 },
     };
     struct area area = { .pages = 16384 };
     unsigned long every = 16, strays = 16, pairs = 0, batch = 64;
@@ -235,11 +237,13 @@ int main(int argc, char **argv)
         case 'e': every = number(optarg, 1, MOST_PAGES, false); break;
         case 's': strays = number(optarg, 1, MOST_PAGES, false); break;
         case 'n': pairs = number(optarg, 1, 100000000, false); break;
+        case 'c': area.clears = true; break;
         case 'b': batch = number(optarg, 1, MOST_PAGES, true); break;
         default: return 64;
         }
     if (optind != argc - 1 || strays > area.pages / 2) {
-        fprintf(stderr, "usage: iommu-test ADDRESS [--pages N] [--every N] [--strays N] | [--pairs N] [--batch N]\n");
+        fprintf(stderr, "usage: iommu-test ADDRESS [--pages N] [--every N] [--strays N] [--clears]\n"
+                        "       iommu-test ADDRESS --pairs N [--batch N]\n");
         return 64;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);

@@ -5,7 +5,7 @@ import dataclasses
 from guestlab.guest import Guest
 from guestlab.iommu import virtio_iommu
 from guestlab.lab import Lab
-from guestlab.workloads import FIRST_DEVICE, IN_USER_SPACE, change_group
+from guestlab.workloads import FIRST_DEVICE, IN_USER_SPACE, change_group, check_pages
 
 DRIVER = "/sys/bus/pci/drivers/vfio-pci"
 
@@ -29,7 +29,7 @@ def run(lab: Lab) -> None:
             _expect_to_reach(guest, wanted == "identity")
         # A program brings mappings of its own; when it has gone, the device is back where it was.
         guest.expect_ok(f"echo {FIRST_DEVICE} >{DRIVER}/bind")
-        guest.expect_ok(f"iommu-test {FIRST_DEVICE} --pages 64 --strays 1")
+        check_pages(lab, guest, FIRST_DEVICE, pages=64)
         guest.expect_ok(f"echo {FIRST_DEVICE} >{DRIVER}/unbind")
         _expect_to_reach(guest, True)
         guest.expect_quiet_kernel()

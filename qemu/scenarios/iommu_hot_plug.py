@@ -1,7 +1,7 @@
 """Devices that are put into a running machine behind its IOMMU, and taken out again."""
 
 from guestlab.lab import Lab
-from guestlab.workloads import IN_USER_SPACE, check_group, file_round_trip
+from guestlab.workloads import IN_USER_SPACE, check_group, check_pages, file_round_trip
 
 ADDRESS = "0000:01:00.0"
 
@@ -15,7 +15,7 @@ def run(lab: Lab) -> None:
         guest.plug(name, device.properties)
         guest.expect_ok(f"vfio-bind {ADDRESS}")
         check_group(lab, guest, "DMA", ADDRESS)
-        guest.expect_ok(f"iommu-test {ADDRESS} --pages 1024 --strays 2")
+        check_pages(lab, guest, ADDRESS, pages=1024)
         guest.unplug(name)
         lab.check(device.backend.is_running, "the backend still runs after the device was unplugged")
     # The disk stays in: with MSI-X in use QEMU 11.1 cannot take a device out without ending.
