@@ -174,6 +174,7 @@ class Lab:
         provision = self._provision
         iommu = iommu or provision.iommu or NONE
         system = provision.systems[iommu.flavour]
+        self._transcript.note(f"in front of the devices: {iommu.title}")
         arguments = list(iommu.qemu_arguments)
         for slot, device in enumerate(devices, start=FIRST_SLOT):
             arguments += device.qemu_arguments(slot)
