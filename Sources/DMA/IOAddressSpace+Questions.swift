@@ -14,14 +14,10 @@ extension IOAddressSpace {
 
     /// Whether a mapping lies partly inside and partly outside a range, so that an unmap of the range would have to
     /// split it, which it refuses.
-    public func splitsMapping(_ range: IOVARange) -> Bool {
-        state.withLock { state in
-            for edge in [range.first, range.last] {
-                guard let mapping = state.table.mapping(at: edge) else { continue }
-                if mapping.range.first < range.first || mapping.range.last > range.last { return true }
-            }
-            return false
-        }
+    ///
+    /// - Parameter earlier: ranges that are going to be unmapped before; what lies wholly in one of them does not count.
+    public func splitsMapping(_ range: IOVARange, after earlier: [IOVARange] = []) -> Bool {
+        state.withLock { $0.splitsMapping(range, after: earlier[...]) }
     }
 }
 
