@@ -99,20 +99,81 @@ import Testing
         pinning.destroy()
     }
 
-    @Test func `M39 a pinned and closed mapping can still be copied`() throws {
+    @Test func `M39 a mapping can be copied while it is pinned, and not once an unmap has closed it`() throws {
         var configuration = IOAddressSpace.Configuration()
         configuration.unmapRounds = 1
         configuration.unmapWait = .zero
         let source = IOAddressSpace(configuration)
-        try source.map(object, pages: pages(4))
+        for page in [3, 4, 5, 7] as [UInt64] { try source.map(object, pages: pages(page)) }
         let pinning = DMAAccess(needsPin: true) { _ in }
         try pinning.attach(to: source)
-        let pinned = try pinning.pin(pages(4), rights: .read)
-        #expect(throws: DMAError.deadlock) { try misusing(.lostPin) { try source.unmap(pages(4)) } }
+        let pinned = PinnedBox(try pinning.pin(pages(4), rights: .read))
+        defer {
+            pinned.unpin()
+            pinning.destroy()
+        }
         try target.copy(pages(4), from: source, to: iova(0), rights: .read)
         #expect(try access.read(range(0, 0)) == [4])
-        pinned.unpin()
-        pinning.destroy()
+        #expect(throws: DMAError.deadlock) { try misusing(.lostPin) { try source.unmap(pages(4)) } }
+        for (range, error) in [(pages(4), .invalid), (pages(3, 5), .invalid), (pages(2, 3), .notFound)]
+            as [(IOVARange, DMAError)]
+        {
+            #expect(throws: error) { try target.copy(range, from: source, to: iova(page), rights: .read) }
+        }
+        // The first address that will not do names the error.
+        #expect(throws: DMAError.notFound) { try target.copy(pages(7, 2), from: source, to: iova(page), rights: .read) }
+        #expect(target.ranges == [pages(0)])
+        #expect(try target.copy(pages(5), from: source, to: iova(page), rights: .read) == iova(page))
+    }
+
+    @Test func `M39 an unmap of the source waits for a copy under way, and refuses those behind it`() throws {
+        let (copying, mayGoOn, returned) = (Shared(false), Shared(false), Shared(false))
+        let consumer = WatchedConsumer { _ in
+            copying.update { $0 = true }
+            mayGoOn.wait { $0 }
+        } unmap: { _ in
+        }
+        for page in [4, 5, 9] as [UInt64] { try source.map(object, pages: pages(page)) }
+        try target.attach(consumer)
+        let copier = try OSThread(name: "copier") { [source, target] in
+            _ = try? target.copy(pages(4, 2), from: source, to: iova(0), rights: .read)
+        }
+        copying.wait { $0 }
+        let unmapper = try OSThread(name: "unmapper") { [source] in
+            _ = try? source.unmapAll(in: [pages(5)])
+            returned.update { $0 = true }
+        }
+        let elsewhere = IOAddressSpace()
+        var error: DMAError?
+        while error == nil {
+            error = errorOf { () throws(DMAError) in
+                try elsewhere.copy(pages(5), from: source, to: nil, rights: .read)
+            }
+        }
+        // The unmap has closed the mapping, and there it stands.
+        #expect(error == .invalid)
+        #expect(!returned.value)
+        #expect(source.ranges == [pages(4), pages(5), pages(9)])
+        // What is not copied just now goes at once.
+        #expect(try source.unmap(pages(9)) == page)
+        mayGoOn.update { $0 = true }
+        copier.join()
+        unmapper.join()
+        #expect(source.ranges == [pages(4)])
+        #expect(target.ranges == [pages(0), pages(1)])
+        #expect(try access.read(range(page, page)) == [5])
+        target.detach(consumer)
+    }
+
+    @Test func `a copy that fails keeps no unmap waiting`() throws {
+        try source.map(object, pages: pages(4))
+        try target.map(object, pages: pages(0))
+        #expect(throws: DMAError.exists) { try target.copy(pages(4), from: source, to: iova(0), rights: .read) }
+        #expect(throws: DMAError.notFound) { try target.copy(pages(4, 2), from: source, to: iova(0), rights: .read) }
+        #expect(try source.unmap(pages(4)) == page)
+        // And one within a space, whose lock is the same.
+        #expect(throws: DMAError.exists) { try target.copy(pages(0), from: target, to: iova(0), rights: .read) }
+        #expect(try target.unmapAll(in: [pages(0)]) == page)
     }
 
     @Test func `a copy of remote memory asks the peer for the peer's addresses`() throws {
