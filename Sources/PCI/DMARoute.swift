@@ -34,22 +34,41 @@ public protocol DMARoute: AnyObject, Sendable {
     func didFail(_ access: DMAAccess, at range: IOVARange, wanting rights: AccessRights)
 }
 
-/// The route without an IOMMU: addresses are the client's.
+/// The route without an IOMMU of this process: addresses are the client's.
 public final class DirectRoute: DMARoute {
-    private let memory = Monitor<IOAddressSpace?>(nil)
+    private struct State {
+        var memory: IOAddressSpace?
+        /// Whether the client in question has been told of.
+        var isReported = false
+    }
 
-    public init() {}
+    private let state = Monitor(State())
+    private let onNothingMapped: @Sendable () -> Void
 
-    public func connect(to memory: IOAddressSpace) { self.memory.withLock { $0 = memory } }
+    /// - Parameter onNothingMapped: told once for each client, on the thread of an access that fails while the client shows
+    ///   no memory at all: it is then most likely the guest's IOMMU, or a client that does not pass on what that maps.
+    public init(onNothingMapped: @escaping @Sendable () -> Void = {}) {
+        self.onNothingMapped = onNothingMapped
+    }
 
-    public func disconnect() { memory.withLock { $0 = nil } }
+    public func connect(to memory: IOAddressSpace) { state.withLock { $0 = State(memory: memory) } }
+
+    public func disconnect() { state.withLock { $0 = State() } }
 
     public func add(_ access: DMAAccess) throws(DMAError) {
-        guard let memory = memory.withLock({ $0 }) else { throw .notFound }
+        guard let memory = state.withLock({ $0.memory }) else { throw .notFound }
         try access.attach(to: memory)
     }
 
     public func remove(_ access: DMAAccess) throws(DMAError) { try access.detach() }
 
-    public func didFail(_ access: DMAAccess, at range: IOVARange, wanting rights: AccessRights) {}
+    public func didFail(_ access: DMAAccess, at range: IOVARange, wanting rights: AccessRights) {
+        let memory = state.withLock { $0.isReported ? nil : $0.memory }
+        guard let memory, memory.mappings().isEmpty else { return }
+        let isFirst = state.withLock { state in
+            defer { state.isReported = true }
+            return !state.isReported && state.memory === memory
+        }
+        if isFirst { onNothingMapped() }
+    }
 }

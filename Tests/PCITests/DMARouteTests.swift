@@ -131,3 +131,45 @@ private final class Switch: DMARoute {
         #expect(route.failures.isEmpty)
     }
 }
+
+@Suite struct `The direct route` {
+    private let count = Monitor(0)
+
+    private func fail(_ function: TestFunction) throws {
+        function.enableBusMaster()
+        let memory = try #require(function.model.port.memory)
+        #expect(throws: DMAError.notFound) {
+            try memory.pin(IOVARange(first: IOVA(0x5000), last: IOVA(0x5fff)), rights: .read).unpin()
+        }
+    }
+
+    private func makeFunction() -> TestFunction {
+        let route = DirectRoute { [count] in count.update { $0 += 1 } }
+        return TestFunction(.everything, route: route) { Scratchpad(port: $0) }
+    }
+
+    @Test func `tells once for each client that an access fails where nothing at all is mapped`() throws {
+        let function = makeFunction()
+        for expected in 1...2 {
+            try function.attach(to: IOAddressSpace())
+            try fail(function)
+            try fail(function)
+            #expect(count.withLock { $0 } == expected)
+            function.detach()
+        }
+    }
+
+    @Test func `does not tell of accesses beside what is mapped`() throws {
+        let function = makeFunction()
+        let client = IOAddressSpace()
+        let object = try MemoryObject.anonymous(byteCount: 0x1000)
+        try client.map(.file(object, offset: 0), at: IOVA(0x1000), byteCount: 0x1000, rights: .read)
+        try function.attach(to: client)
+        try fail(function)
+        #expect(count.withLock { $0 } == 0)
+        // Later it goes, and one that fails then is told of.
+        try client.unmap(.everything)
+        try fail(function)
+        #expect(count.withLock { $0 } == 1)
+    }
+}
