@@ -38,7 +38,7 @@ public final class VirtioFunction<Device: VirtioDevice>: PCIDeviceModel {
     }
 
     deinit {
-        transport.state.update { $0.work.isEnding = true }
+        transport.update { $0.end() }
         worker.join()
     }
 

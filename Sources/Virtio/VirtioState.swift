@@ -229,6 +229,12 @@ extension VirtioState {
         if work.isStarted, work.reset == nil { work.reset = .driver }
     }
 
+    /// Nothing is wanted any more.
+    mutating func end() {
+        rebuild()
+        work.isEnding = true
+    }
+
     mutating func resetByFunction() {
         if !isResetting { work.statusBeforeReset = registers.status }
         rebuild()
@@ -248,7 +254,7 @@ extension VirtioState {
             return
         }
         queues[number].isResetting = true
-        if !isLive || !work.isStarted && !work.isStarting { finishReset(ofQueue: number) }
+        if !work.isStarted && !work.isStarting { finishReset(ofQueue: number) }
     }
 
     /// The worker has let go of a queue, which is as after power-on.
