@@ -78,6 +78,7 @@ let package = Package(
         library("BlockStorage", ["LinuxHost"]),
         library("NVMe", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        library("Virtio", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         .executableTarget(
             name: "outboard",
             dependencies: [
