@@ -1,3 +1,5 @@
+import LinuxHost
+
 /// What the transport gives the device inside it. Any thread may use it at any time.
 public final class VirtioPort: Sendable {
     let transport: VirtioTransport
@@ -8,6 +10,9 @@ public final class VirtioPort: Sendable {
 
     /// Has `VirtioDevice.process` called for a queue soon, if the driver has enabled it.
     public func schedule(_ queue: Int) { transport.schedule(queue) }
+
+    /// Whether a reset, or the function's end, waits for the worker to come back from the device.
+    public var isResetWanted: Bool { transport.state.withLock { $0.work.reset != nil || $0.work.isEnding } }
 
     /// Tells the driver that something in the device's configuration has changed. Called right after the change.
     public func configurationDidChange() { transport.configurationDidChange() }
