@@ -79,6 +79,8 @@ let package = Package(
         library("BlockStorage", ["LinuxHost"]),
         library("NVMe", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        library("Virtio", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        library("VirtioIOMMU", ["DMA", "DeviceModel", "LinuxHost", "PCI", "Virtio"]),
         .executableTarget(
             name: "outboard",
             dependencies: [

@@ -26,6 +26,8 @@ struct AddressSpaceState {
     var isChangingConsumers = false
     /// Mappings that are coming or going with consumers being told of it.
     var consumerWork = 0
+    /// The ranges whose memory is just being entered elsewhere.
+    private var copying: [IOVARange] = []
     /// The readers that hold up what was retired last but one.
     private var leaving: Departure?
     /// Whether the writes of accesses are noted.
@@ -269,13 +271,16 @@ extension UInt64 {
 extension AddressSpaceState {
     /// Calls `body` with each mapping of a range and the part of it that lies in the range, ascending.
     ///
-    /// - Throws: `ENOENT` at the first address that is not mapped, and what `body` throws.
+    /// - Throws: `ENOENT` at the first address that is not mapped or that consumers are being told of, `EINVAL` at a
+    ///   mapping that an unmap has closed, and what `body` throws.
     private func visit(
         _ range: IOVARange, _ body: (Mapping, IOVARange) throws(DMAError) -> Void
     ) throws(DMAError) {
         var expected = range.first
         for mapping in table.mappings(overlapping: range) {
-            guard mapping.range.first <= expected, !mapping.state.isInTransition else { throw .notFound }
+            guard mapping.range.first <= expected else { throw .notFound }
+            let state = mapping.state
+            guard state.isOpen else { throw state.refusal }
             let part = IOVARange(first: expected, last: min(mapping.range.last, range.last))
             try body(mapping, part)
             guard part.last < range.last, let next = part.last.successor else { return }
@@ -284,8 +289,9 @@ extension AddressSpaceState {
         throw .notFound
     }
 
-    /// The pieces that a copy of a range brings elsewhere, each counted as a mapping of its remote memory.
-    func piecesForCopy(of range: IOVARange) throws(DMAError) -> [NewPiece] {
+    /// The pieces that a copy of a range brings elsewhere, each counted as a mapping of its remote memory. Until
+    /// `endCopy` an unmap of what is there waits.
+    mutating func beginCopy(of range: IOVARange) throws(DMAError) -> [NewPiece] {
         var pieces: [NewPiece] = []
         try visit(range) { (mapping, part) throws(DMAError) in
             let memory: NewPiece.Memory
@@ -301,7 +307,18 @@ extension AddressSpaceState {
         for piece in pieces {
             if case .remote(let link, _) = piece.memory { link.retain() }
         }
+        copying.append(range)
         return pieces
+    }
+
+    /// The pieces are where they belong, or were given up.
+    mutating func endCopy(of range: IOVARange) {
+        if let index = copying.firstIndex(of: range) { copying.remove(at: index) }
+    }
+
+    /// Whether the memory of one of these mappings, which are given in ascending order, is just being entered elsewhere.
+    func isCopying(from claims: [MappingClaim]) -> Bool {
+        copying.contains(where: claims.touch)
     }
 }
 
@@ -313,9 +330,9 @@ extension AddressSpaceState {
     /// What is retired, 13 MiB at most, before readers are waited for on its account.
     private static let maximumRetired = 1 << 13
 
-    /// Whether a reader may be in a mapping in `range`.
-    func mayReadersBe(in range: IOVARange) -> Bool {
-        accesses.contains { $0.readers.mayBe(in: range) }
+    /// Whether a reader may be in one of these mappings, which are given in ascending order.
+    func mayReadersBe(in claims: [MappingClaim]) -> Bool {
+        accesses.contains { $0.readers.mayBe(in: claims) }
     }
 
     /// Takes back what was retired before all readers of today began, as far as that is known without waiting.
@@ -357,142 +374,5 @@ struct Departure {
 
     fileprivate var isOver: Bool {
         sections.allSatisfy { readers, sections in !sections.contains(where: readers.isUnderWay) }
-    }
-}
-
-// Unmapping
-
-extension AddressSpaceState {
-    /// How many mappings an unmap takes at once, so that they share the wait for their readers.
-    private static let unmapBatch = 512
-
-    /// What an unmap has to do with no lock held, or has come to.
-    enum UnmapStep {
-        case finished
-        case failed(DMAError)
-        /// Wait for the readers of the mappings in this range, which are blocked now.
-        case drain(IOVARange, [DMAAccess])
-        /// Give the readers of what was removed time to leave.
-        case clearUp
-        /// Pins hold this mapping, which is blocked: ask the accesses to let go.
-        case ask(MappingClaim, [DMAAccess])
-        /// The mapping is in transition: tell the consumers, then remove it.
-        case tearDown(Mapping, [AttachedConsumer])
-    }
-
-    /// Goes on with an unmap for as long as nothing has to be waited for.
-    mutating func goOn(_ unmap: inout Unmap) -> UnmapStep {
-        while true {
-            if unmap.claims.isEmpty {
-                if let end = claim(for: &unmap) { return end }
-                if let range = unmap.claimedRange, mayReadersBe(in: range) { return .drain(range, accesses) }
-            }
-            let step = removeClaimed(by: &unmap)
-            sweep()
-            if let step { return step }
-            if isCluttered { return .clearUp }
-        }
-    }
-
-    /// Claims the next mappings: one, and those behind it which nothing speaks against now.
-    private func claim(for unmap: inout Unmap) -> UnmapStep? {
-        guard let next = unmap.next, next <= unmap.range.last else { return .finished }
-        for mapping in table.mappings(overlapping: IOVARange(first: next, last: unmap.range.last)) {
-            let isFirst = unmap.claims.isEmpty
-            let state = mapping.state
-            if state.isInTransition { return isFirst ? .failed(.busy) : nil }
-            if !unmap.range.contains(mapping.range) { return isFirst ? .failed(.notFound) : nil }
-            if state.pinCount > 0 && !isFirst { return nil }
-            unmap.claims.append(mapping.claim())
-            if state.pinCount > 0 || !consumers.isEmpty || unmap.claims.count == Self.unmapBatch { return nil }
-        }
-        return unmap.claims.isEmpty ? .finished : nil
-    }
-
-    /// Removes the claimed mappings, which readers have left, up to one that has pins or that consumers know of.
-    private mutating func removeClaimed(by unmap: inout Unmap) -> UnmapStep? {
-        var step: UnmapStep?
-        var free: [Mapping] = []
-        for claim in unmap.claims {
-            guard let mapping = table.mapping(like: claim) else { continue }
-            let state = mapping.state
-            if step != nil {
-                mapping.endClaim()
-            } else if state.isInTransition {
-                step = .failed(.busy)
-                mapping.endClaim()
-            } else if state.pinCount > 0 {
-                step = .ask(claim, accesses)
-            } else if !consumers.isEmpty {
-                mapping.beginTransition()
-                consumerWork += 1
-                step = .tearDown(mapping, consumers)
-            } else {
-                free.append(mapping)
-            }
-        }
-        unmap.didRemove(free.map(\.range), table.remove(free))
-        unmap.claims.removeAll(keepingCapacity: true)
-        if case .ask(let claim, _) = step { unmap.claims.append(claim) }
-        return step
-    }
-
-    /// Ends an unmap whose mapping keeps its pins: it stays blocked until a later unmap succeeds. Whether it is there.
-    func giveUp(_ claim: MappingClaim) -> Bool {
-        guard let mapping = table.mapping(like: claim) else { return false }
-        mapping.isStuck = true
-        mapping.endClaim()
-        return true
-    }
-
-    /// Whether the pins of a mapping are gone, or the mapping is.
-    func isFree(_ claim: MappingClaim) -> Bool {
-        table.mapping(like: claim).map { $0.state.pinCount == 0 } ?? true
-    }
-
-    /// Removes a mapping that the consumers have forgotten.
-    mutating func finishTearDown(_ mapping: Mapping) -> [Backing] {
-        consumerWork -= 1
-        return table.remove([mapping])
-    }
-}
-
-/// One unmap at work.
-struct Unmap {
-    let range: IOVARange
-    /// Everything below this is done; `nil` when everything is.
-    fileprivate(set) var next: IOVA?
-    /// The mappings it has blocked and is at work on.
-    fileprivate(set) var claims: [MappingClaim] = []
-    private(set) var byteCount: UInt64 = 0
-    private(set) var hasRemoved = false
-    private var backings: [Backing] = []
-
-    init(_ range: IOVARange) {
-        self.range = range
-        next = range.first
-    }
-
-    /// The addresses from the first claimed mapping to the last.
-    fileprivate var claimedRange: IOVARange? {
-        guard let first = claims.first, let last = claims.last else { return nil }
-        return IOVARange(first: first.range.first, last: last.range.last)
-    }
-
-    /// Mappings may come and go while an unmap is at work, so the sum may be beyond what the space holds.
-    mutating func didRemove(_ ranges: [IOVARange], _ backings: [Backing]) {
-        for range in ranges {
-            let (sum, overflow) = byteCount.addingReportingOverflow(range.byteCount)
-            byteCount = overflow ? .max : sum
-            hasRemoved = true
-            next = range.last.successor
-        }
-        self.backings += backings
-    }
-
-    /// Lets go of the memory of what was removed, with no lock held.
-    mutating func releaseBackings() {
-        for backing in backings { backing.release() }
-        backings.removeAll(keepingCapacity: true)
     }
 }

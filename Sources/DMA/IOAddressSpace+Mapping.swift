@@ -33,16 +33,22 @@ extension IOAddressSpace {
     /// Maps the memory behind a range of an address space (this one or another) here as well, one mapping for each that
     /// the range touches. What happens to the source later does not matter to the copy. `IOMMU_IOAS_COPY`
     ///
+    /// Memory that is being taken away is not copied, which iommufd would do: when an unmap of the source has returned,
+    /// or tells consumers or devices of it, each copy of what it removes is entered here or will be refused. It waits for
+    /// copies that are under way, so a consumer of this address space must not unmap the source when it is told of one.
+    ///
     /// - Parameter iova: where, or `nil` for anywhere.
-    /// - Throws: `EINVAL` for no rights; `ENOENT` when the range is not fully mapped; `EPERM` for rights that the map
-    ///   which introduced the memory did not have; otherwise as `map` and `mapAnywhere`.
+    /// - Throws: `EINVAL` for no rights; by ascending address of the source, `ENOENT` for what is not mapped there or
+    ///   what its consumers are just being told of, and `EINVAL` for a mapping that an unmap has closed; `EPERM` for
+    ///   rights that the map which introduced the memory did not have; otherwise as `map` and `mapAnywhere`.
     @discardableResult
     public func copy(
         _ range: IOVARange, from source: IOAddressSpace, to iova: IOVA?, rights: AccessRights,
         file: StaticString = #fileID, line: UInt32 = #line
     ) throws(DMAError) -> IOVA {
         try checkRequest(byteCount: range.byteCount, rights: rights)
-        let pieces = try source.state.withLock { (state) throws(DMAError) in try state.piecesForCopy(of: range) }
+        let pieces = try source.state.withLock { (state) throws(DMAError) in try state.beginCopy(of: range) }
+        defer { source.state.update { $0.endCopy(of: range) } }
         do throws(DMAError) {
             return try insert(pieces, at: iova, rights: rights, SourcePlace(file: file, line: line))
         } catch {

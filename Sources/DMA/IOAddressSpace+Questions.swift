@@ -14,14 +14,51 @@ extension IOAddressSpace {
 
     /// Whether a mapping lies partly inside and partly outside a range, so that an unmap of the range would have to
     /// split it, which it refuses.
-    public func splitsMapping(_ range: IOVARange) -> Bool {
+    ///
+    /// - Parameter earlier: ranges that are going to be unmapped before; what lies wholly in one of them does not count.
+    public func splitsMapping(_ range: IOVARange, after earlier: [IOVARange] = []) -> Bool {
+        state.withLock { $0.splitsMapping(range, after: earlier[...]) }
+    }
+
+    /// Where an access to a range with these rights fails first, and why; `nil` when all of it would be let through.
+    ///
+    /// For whoever reports a fault after an access has failed. It says what is so now, which may be other than what the
+    /// access met. A mapping that consumers are just being told of is not there, as for accesses.
+    public func firstFault(in range: IOVARange, for rights: AccessRights) -> AccessFault? {
         state.withLock { state in
-            for edge in [range.first, range.last] {
-                guard let mapping = state.table.mapping(at: edge) else { continue }
-                if mapping.range.first < range.first || mapping.range.last > range.last { return true }
+            var next = range.first
+            for mapping in state.table.mappings(overlapping: range) {
+                let state = mapping.state
+                if mapping.range.first > next || state.isInTransition { break }
+                if state.isBlocked { return AccessFault(address: next, reason: .closed) }
+                guard mapping.rights.isSuperset(of: rights) else {
+                    return AccessFault(address: next, reason: .notPermitted)
+                }
+                guard mapping.range.last < range.last, let successor = mapping.range.last.successor else { return nil }
+                next = successor
             }
-            return false
+            return AccessFault(address: next, reason: .notMapped)
         }
+    }
+}
+
+/// The first address at which an access fails, and why.
+public struct AccessFault: Hashable, Sendable {
+    public enum Reason: Hashable, Sendable {
+        /// There is no mapping. The access is told `ENOENT`.
+        case notMapped
+        /// An unmap has closed the mapping, and may be waiting for pins. `EINVAL`
+        case closed
+        /// The mapping lacks a right. `EPERM`
+        case notPermitted
+    }
+
+    public let address: IOVA
+    public let reason: Reason
+
+    public init(address: IOVA, reason: Reason) {
+        self.address = address
+        self.reason = reason
     }
 }
 

@@ -130,6 +130,18 @@ struct MappingClaim {
     }
 }
 
+extension [MappingClaim] {
+    /// Whether one of the mappings, which are in ascending order, has an address in `range`.
+    func touch(_ range: IOVARange) -> Bool {
+        var (low, high) = (0, count)
+        while low < high {
+            let middle = (low + high) / 2
+            if self[middle].range.last < range.first { low = middle + 1 } else { high = middle }
+        }
+        return low < count && self[low].range.first <= range.last
+    }
+}
+
 /// What one mapping of an address space looked like at one moment.
 public struct MappingSnapshot: Hashable, Sendable {
     public let range: IOVARange

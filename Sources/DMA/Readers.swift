@@ -117,20 +117,21 @@ final class Readers: @unchecked Sendable {  // The slots are atomic, and their m
         return unsafe block + offset
     }
 
-    /// Whether a section is under way that may touch a mapping in `range`.
-    func mayBe(in range: IOVARange) -> Bool {
+    /// Whether a section is under way that may touch one of these mappings, which are given in ascending order.
+    func mayBe(in claims: [MappingClaim]) -> Bool {
         for number in 0..<usedCount.load(ordering: .sequentiallyConsistent) {
-            if let mark = mark(number), mark.mayTouch(range) { return true }
+            if let mark = mark(number), mark.mayTouch(claims) { return true }
         }
         return false
     }
 
-    /// Waits until every section has ended that was under way when this began and may touch a mapping in `range`.
+    /// Waits until every section has ended that was under way when this began and may touch one of these mappings,
+    /// which are given in ascending order.
     ///
     /// - Precondition: the current thread is in none of them.
-    func drain(_ range: IOVARange) {
+    func drain(_ claims: [MappingClaim]) {
         for number in 0..<usedCount.load(ordering: .sequentiallyConsistent) {
-            guard let seen = mark(number), seen.mayTouch(range) else { continue }
+            guard let seen = mark(number), seen.mayTouch(claims) else { continue }
             precondition(number != ThreadNumber.current, "an address space is changed inside a read section")
             var patience = Patience()
             while mark(number)?.isSameSection(as: seen) == true { patience.wait() }
@@ -274,7 +275,8 @@ private struct SectionMark {
         return bits & mask == other.bits & mask
     }
 
-    func mayTouch(_ range: IOVARange) -> Bool {
+    /// - Parameter claims: ascending, and not empty.
+    func mayTouch(_ claims: [MappingClaim]) -> Bool {
         if !isInside { return false }
         let span: UInt64
         switch bits & SectionMark.destinationMask {
@@ -285,7 +287,7 @@ private struct SectionMark {
         }
         let first = bits & SectionMark.addressMask
         let (sum, overflow) = first.addingReportingOverflow(span - 1)
-        return first <= range.last.rawValue && range.first.rawValue <= (overflow ? .max : sum)
+        return claims.touch(IOVARange(first: IOVA(first), last: IOVA(overflow ? .max : sum)))
     }
 }
 

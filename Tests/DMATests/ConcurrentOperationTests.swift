@@ -141,6 +141,8 @@ private struct Territory {
             let fault: String?
             if territory.holdings.count < target || Int.random(in: 0..<10, using: &random) == 0 {
                 fault = mapOne(world.object, space, &territory, first, count)
+            } else if Int.random(in: 0..<4, using: &random) == 0 {
+                fault = unmapBatch(world.object, space, &territory, random: &random)
             } else {
                 fault = unmapSome(world.object, space, &territory, first, random: &random)
             }
@@ -191,7 +193,35 @@ private struct Territory {
         }
         territory.holdings.removeAll { from <= $0.first && $0.last <= to && $0.first <= (whole.last?.first ?? 0) }
         if error != expected { return "unmap \(request): \(String(describing: error))" }
-        for holding in whole {
+        return close(Array(whole), object, territory)
+    }
+
+    /// Unmaps some holdings, and now and then a page between them, as one operation.
+    private static func unmapBatch(
+        _ object: MemoryObject, _ space: IOAddressSpace, _ territory: inout Territory,
+        random: inout SeededGenerator
+    ) -> String? {
+        var victims: [Territory.Holding] = []
+        territory.holdings.shuffle(using: &random)
+        for _ in 0..<Int.random(in: 1...24, using: &random) {
+            if let victim = territory.holdings.popLast() { victims.append(victim) }
+        }
+        var ranges = victims.map(territory.range)
+        let extra = UInt64.random(in: 0..<Territory.pageCount, using: &random)
+        if territory.isFree(extra, 1) { ranges.append(pages(territory.firstPage + extra)) }
+        let error = errorOf { () throws(DMAError) in
+            let byteCount = try space.unmapAll(in: ranges)
+            if byteCount != victims.reduce(0, { $0 + $1.count * page }) { throw .overflow }
+        }
+        if let error { return "unmap \(ranges): \(error)" }
+        return close(victims, object, territory)
+    }
+
+    /// Takes back the pages of what was unmapped.
+    private static func close(
+        _ holdings: [Territory.Holding], _ object: MemoryObject, _ territory: Territory
+    ) -> String? {
+        for holding in holdings {
             for number in holding.first...holding.last {
                 let offset = territory.offset(holding, number)
                 let fault = Stamps.close(object, offset, tag: territory.tag(number), devices: deviceCount)

@@ -99,20 +99,31 @@ import Testing
         pinning.destroy()
     }
 
-    @Test func `M39 a pinned and closed mapping can still be copied`() throws {
+    @Test func `M39 a mapping can be copied while it is pinned, and not once an unmap has closed it`() throws {
         var configuration = IOAddressSpace.Configuration()
         configuration.unmapRounds = 1
         configuration.unmapWait = .zero
         let source = IOAddressSpace(configuration)
-        try source.map(object, pages: pages(4))
+        for page in [3, 4, 5, 7] as [UInt64] { try source.map(object, pages: pages(page)) }
         let pinning = DMAAccess(needsPin: true) { _ in }
         try pinning.attach(to: source)
-        let pinned = try pinning.pin(pages(4), rights: .read)
-        #expect(throws: DMAError.deadlock) { try misusing(.lostPin) { try source.unmap(pages(4)) } }
+        let pinned = PinnedBox(try pinning.pin(pages(4), rights: .read))
+        defer {
+            pinned.unpin()
+            pinning.destroy()
+        }
         try target.copy(pages(4), from: source, to: iova(0), rights: .read)
         #expect(try access.read(range(0, 0)) == [4])
-        pinned.unpin()
-        pinning.destroy()
+        #expect(throws: DMAError.deadlock) { try misusing(.lostPin) { try source.unmap(pages(4)) } }
+        for (range, error) in [(pages(4), .invalid), (pages(3, 5), .invalid), (pages(2, 3), .notFound)]
+            as [(IOVARange, DMAError)]
+        {
+            #expect(throws: error) { try target.copy(range, from: source, to: iova(page), rights: .read) }
+        }
+        // The first address that will not do names the error.
+        #expect(throws: DMAError.notFound) { try target.copy(pages(7, 2), from: source, to: iova(page), rights: .read) }
+        #expect(target.ranges == [pages(0)])
+        #expect(try target.copy(pages(5), from: source, to: iova(page), rights: .read) == iova(page))
     }
 
     @Test func `a copy of remote memory asks the peer for the peer's addresses`() throws {

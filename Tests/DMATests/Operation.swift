@@ -17,6 +17,7 @@ enum Operation: Sendable {
     case map(Memory, at: UInt64?, byteCount: UInt64, AccessRights, space: Int)
     case copy(IOVARange, from: Int, to: UInt64?, AccessRights, space: Int)
     case unmap(IOVARange, space: Int)
+    case unmapAll([IOVARange], space: Int)
     case pin(IOVARange, AccessRights)
     /// Releases one of the pins, counted from the oldest.
     case unpin(Int)
@@ -40,7 +41,7 @@ enum Operation: Sendable {
     var spaces: [Int] {
         switch self {
         case .map(_, _, _, _, let space), .copy(_, _, _, _, let space), .unmap(_, let space),
-            .attachConsumer(_, _, let space):
+            .unmapAll(_, let space), .attachConsumer(_, _, let space):
             [space]
         case .pin, .unpin, .attach, .replace, .detach: [0, 1]
         case .read, .write, .obey, .reserve, .release, .allow, .detachConsumer, .refuse: []
@@ -56,6 +57,7 @@ enum Operation: Sendable {
         case .copy(_, _, .some, _, _): "copy"
         case .copy(_, _, nil, _, _): "copy anywhere"
         case .unmap: "unmap"
+        case .unmapAll: "unmap a batch"
         case .pin: "pin"
         case .unpin: "unpin"
         case .read: "read"

@@ -127,13 +127,39 @@ extension RandomRun {
             return .unmap(chance(50) ? .everything : range(pageSize, 3 * pageSize), space: space)
         }
         switch below(100) {
-        case 0..<55: return .unmap(entries[index].range, space: space)
-        case 55..<70: return .unmap(rangeOfMappings(in: space), space: space)
+        case 0..<15: return .unmapAll(rangesToUnmap(in: space), space: space)
+        case 15..<60: return .unmap(entries[index].range, space: space)
+        case 60..<70: return .unmap(rangeOfMappings(in: space), space: space)
         case 70..<99:
             let last = min(entries.count - 1, index + max(0, min(excess, 200)))
             return .unmap(range(entries[index].first, entries[last].last), space: space)
         default: return .unmap(tides[space] < 30 ? .everything : entries[index].range, space: space)
         }
+    }
+
+    /// Ranges of a batch: mostly of mappings far from each other, sometimes of what was pinned, now and then any.
+    private mutating func rangesToUnmap(in space: Int) -> [IOVARange] {
+        let entries = model.spaces[space].entries
+        var ranges: [IOVARange] = []
+        for _ in 0..<below(chance(10) ? 64 : 8) {
+            switch below(40) {
+            case 0: ranges.append(rangeOfMappings(in: space))
+            case 1:
+                let first = pageAddress()
+                ranges.append(range(first, first + (pageSize - 1)))
+            case 2..<10:
+                // Whole mappings, which may be those of another range as well.
+                let index = Int(below(UInt64(entries.count)))
+                let last = entries[min(entries.count - 1, index + Int(below(4)))].last
+                ranges.append(range(entries[index].first, last))
+            case 10..<14 where !model.pins.isEmpty:
+                let pinned = model.pins[Int(below(UInt64(model.pins.count)))].entries
+                ranges += pinned.compactMap { model.entry(space, at: $0)?.range }
+            default:
+                if let entry = entries.randomElement(using: &random) { ranges.append(entry.range) }
+            }
+        }
+        return ranges
     }
 
     /// A range that the mappings of a space suggest: one, some, a part of one or two, or a hole.

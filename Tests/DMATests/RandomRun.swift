@@ -141,8 +141,9 @@ struct RandomRun {
 
     /// The kinds of operations of which some must succeed.
     static let kinds = [
-        "map a file", "map remote memory", "map anywhere", "copy", "copy anywhere", "unmap", "pin", "unpin", "read",
-        "write", "attach", "replace", "detach", "reserve", "release", "allow", "attach a consumer", "detach a consumer",
+        "map a file", "map remote memory", "map anywhere", "copy", "copy anywhere", "unmap", "unmap a batch", "pin",
+        "unpin", "read", "write", "attach", "replace", "detach", "reserve", "release", "allow", "attach a consumer",
+        "detach a consumer",
     ]
 
     var summary: String {

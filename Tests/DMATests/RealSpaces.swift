@@ -132,6 +132,8 @@ final class RealSpaces {
             }
         case .unmap(let request, let space):
             return Outcome { () throws(DMAError) in .removed(try spaces[space].unmap(request)) }
+        case .unmapAll(let requests, let space):
+            return Outcome { () throws(DMAError) in .removed(try spaces[space].unmapAll(in: requests)) }
         case .pin(let range, let rights):
             return Outcome { () throws(DMAError) in try pin(range, rights) }
         case .unpin(let number):

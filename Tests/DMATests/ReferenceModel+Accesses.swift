@@ -30,6 +30,41 @@ extension ReferenceModel {
         return first == end && request != .everything ? .failed(.notFound) : .removed(byteCount)
     }
 
+    /// Takes out what has no pins; then tells of the others in turns, as long as there are some.
+    mutating func unmapAll(_ requests: [IOVARange], _ space: Int) -> Outcome {
+        var chosen: Set<UInt64> = []
+        for (number, request) in requests.enumerated() {
+            for entry in spaces[space].entries[indices(space, overlapping: request)] {
+                let isWhole = requests[...number].contains { $0.contains(entry.range) }
+                if !isWhole { return .failed(.notFound) }
+                chosen.insert(entry.first)
+            }
+        }
+        for index in spaces[space].entries.indices where chosen.contains(spaces[space].entries[index].first) {
+            if spaces[space].entries[index].pinCount > 0 { spaces[space].entries[index].isBlocked = true }
+        }
+        for _ in 0..<rounds {
+            for first in chosen.sorted() {
+                guard let entry = entry(space, at: first), entry.pinCount > 0 else { continue }
+                tell(entry.range, in: space, times: 1)
+                if isObedient { unpin { $0.range.overlaps(entry.range) } }
+            }
+        }
+        let goes = { (entry: Entry) in chosen.contains(entry.first) && entry.pinCount == 0 }
+        let gone = spaces[space].entries.filter(goes)
+        for entry in gone where isRemote(entry.store) { unlink(entry.store) }
+        spaces[space].entries.removeAll(where: goes)
+        if gone.count < chosen.count { return .failed(.deadlock) }
+        return .removed(gone.reduce(0) { $0 + $1.range.byteCount })
+    }
+
+    private func indices(_ space: Int, overlapping range: IOVARange) -> Range<Int> {
+        let first = index(space, notBelow: range.first.rawValue)
+        var end = first
+        while end < spaces[space].entries.count, spaces[space].entries[end].first <= range.last.rawValue { end += 1 }
+        return first..<end
+    }
+
     private mutating func unlink(_ store: Int) {
         let count = (linkCounts[store] ?? 0) - 1
         linkCounts[store] = count > 0 ? count : nil

@@ -35,6 +35,7 @@ extension ReferenceModel {
                 return .failed(.notFound)
             }
             let entry = spaces[source].entries[index]
+            if entry.isBlocked { return .failed(.invalid) }
             let last = min(entry.last, range.last.rawValue)
             pieces.append(
                 Piece(

@@ -120,6 +120,8 @@ struct ReferenceModel {
             return copy(range, from: source, to: address, rights, space, answer)
         case .unmap(let request, let space):
             return unmap(request, space)
+        case .unmapAll(let requests, let space):
+            return unmapAll(requests, space)
         case .pin(let range, let rights):
             return pin(range, rights)
         case .unpin(let number):

@@ -179,7 +179,7 @@ struct Rule {
             "M37", "Large pages can be switched off for a space.",
             .elsewhere("There are no hardware page tables to choose pages for.")),
         Rule("M38", "A part of a mapping cannot be removed."),
-        Rule("M39", "A copied range has no hole; closed mappings may be copied."),
+        Rule("M39", "A copied range has no hole and nothing closed by an unmap."),
         Rule("M40", "A copy has a mapping for each piece, back to back."),
         Rule("M41", "A copy's rights are its own, within what was introduced."),
         Rule("M42", "Copies within a space and to and fro do not deadlock."),

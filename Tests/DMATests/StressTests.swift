@@ -17,7 +17,8 @@ import Testing
             do throws(DMAError) {
                 try space.map(object, pages: pages(number))
                 sched_yield()
-                let count = try space.unmap(pages(number))
+                let count =
+                    round % 2 == 0 ? try space.unmap(pages(number)) : try space.unmapAll(in: [pages(number)])
                 if count != page { faults.update { $0.append("round \(round): \(count) bytes unmapped") } }
             } catch {
                 faults.update { $0.append("round \(round): \(error)") }
@@ -130,6 +131,64 @@ import Testing
         thread.join()
         #expect(late == 0)
         access.destroy()
+    }
+
+    /// What a virtio-iommu does: guest memory is mapped in one space, and copied to another that the device reaches. Who
+    /// takes guest memory away does so in the first space and then removes what was copied of it.
+    @Test func `M39 memory that an unmap took away does not come back by a copy that was under way`() throws {
+        let object = try MemoryObject.anonymous(byteCount: 4 * Int(page))
+        let (memory, domain) = (IOAddressSpace(), IOAddressSpace())
+        let device = DMAAccess(needsPin: false, onUnmap: nil)
+        try device.attach(to: domain)
+        let (copies, refusals, writes) = (Shared(0), Shared(0), Shared(0))
+        let faults = Shared<[String]>([])
+        let isOver = Shared(false)
+        var threads: [OSThread] = []
+        for number in 0..<2 as Range<UInt64> {
+            threads.append(
+                try OSThread(name: "copier \(number)") {
+                    while !isOver.value {
+                        let error = errorOf { () throws(DMAError) in
+                            try domain.copy(pages(0, 4), from: memory, to: iova(number << 32), rights: .write)
+                        }
+                        switch error {
+                        case nil: copies.update { $0 += 1 }
+                        case .notFound, .invalid: refusals.update { $0 += 1 }
+                        case .exists: sched_yield()
+                        case .some(let error): faults.update { $0.append("copy: \(error)") }
+                        }
+                    }
+                })
+            threads.append(
+                try OSThread(name: "device \(number)") {
+                    while !isOver.value {
+                        let error = errorOf { () throws(DMAError) in
+                            try device.write([1], to: iova(number << 32 + 2 * page))
+                        }
+                        if error == nil { writes.update { $0 += 1 } } else { sched_yield() }
+                    }
+                })
+        }
+        let all = range(0, 4 * page - 1)
+        var late = 0
+        var round = 0
+        while round < 300 || (copies.value < 100 || refusals.value < 100 || writes.value < 20) && faults.value.isEmpty {
+            round += 1
+            try memory.map(.file(object, offset: 0), at: iova(0), byteCount: 4 * page, rights: [.read, .write])
+            for _ in 0..<round % 8 { sched_yield() }
+            try memory.unmapAll(in: [all])
+            // From here on nothing can be copied, and what was is there to be removed.
+            try domain.unmapAll(in: [.everything])
+            object.fill(all, with: 0xa5)
+            for _ in 0..<4 { sched_yield() }
+            if !object.isFilled(all, with: 0xa5) || domain.mappings() != [] { late += 1 }
+        }
+        isOver.update { $0 = true }
+        for thread in threads { thread.join() }
+        device.destroy()
+        #expect(late == 0)
+        #expect(faults.value.prefix(4) == [])
+        #expect(domain.mappings() == [])
     }
 
     @Test func `one memory object is found by all threads that bring its file`() throws {

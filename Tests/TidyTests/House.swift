@@ -44,6 +44,7 @@ enum House {
         "BlockStorage": Rule(["LinuxHost"]),
         "NVMe": Rule(["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"], others: ["Synchronization"]),
         "Edu": Rule(["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        "Virtio": Rule(["DMA", "DeviceModel", "LinuxHost", "PCI"], others: ["Synchronization"]),
         "outboard": .everything,
     ]
 
@@ -77,6 +78,7 @@ enum House {
         "Sources/VFIOUserTransport/FaultyTransport.swift",
         "Sources/VFIOUserTransport/MessageReader.swift",
         "Sources/VFIOUserTransport/MessageSender.swift",
+        "Sources/Virtio/QueueMemory.swift",
         "Sources/outboard/Outboard.swift",
         "Sources/outboard/RecordingFile.swift",
         "Sources/outboard/ServeNVMe.swift",
