@@ -79,12 +79,13 @@ let package = Package(
         library("NVMe", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("Virtio", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        library("VirtioEntropy", ["LinuxHost", "PCI", "Virtio"]),
         .executableTarget(
             name: "outboard",
             dependencies: [
                 "BlockStorage", "Configuration", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe",
                 "VFIOUserCheck", "VFIOUserClient", "VFIOUserNegotiation", "VFIOUserRecording", "VFIOUserServer",
-                "VFIOUserTransport", "VFIOUserWire",
+                "VFIOUserTransport", "VFIOUserWire", "VirtioEntropy",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
