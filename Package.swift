@@ -81,13 +81,14 @@ let package = Package(
         library("Edu", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("Virtio", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("VirtioIOMMU", ["DMA", "DeviceModel", "LinuxHost", "PCI", "Virtio"]),
+        library("VirtioEntropy", ["LinuxHost", "PCI", "Virtio"]),
         .executableTarget(
             name: "outboard",
             dependencies: [
-                "BlockStorage", "Configuration", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI",
-                "PCITopology",
-                "VFIOUserCheck", "VFIOUserClient", "VFIOUserNegotiation", "VFIOUserRecording", "VFIOUserServer",
-                "VFIOUserTransport", "VFIOUserWire",
+                "BlockStorage", "Configuration", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI",
+                "PCITopology", "VFIOUserCheck", "VFIOUserClient", "VFIOUserNegotiation", "VFIOUserRecording",
+                "VFIOUserServer",
+                "VFIOUserTransport", "VFIOUserWire", "Virtio", "VirtioEntropy", "VirtioIOMMU",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],

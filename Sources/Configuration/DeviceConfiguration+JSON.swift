@@ -30,7 +30,7 @@ extension DeviceConfiguration {
 extension DeviceConfiguration.Device {
     /// Takes the members that say which device it is and how it is.
     init(_ members: inout MemberReader) throws(ConfigurationError) {
-        let name = try members.required("device", "must name a device: nvme or edu") { $0.string }
+        let name = try members.required("device", "must name a device: nvme, edu or virtio-rng") { $0.string }
         switch name {
         case "nvme":
             guard let options = try members.object("options") else {
@@ -39,8 +39,11 @@ extension DeviceConfiguration.Device {
             self = .nvme(try NVMeOptions(options))
         case "edu":
             self = .edu(try members.object("options").map(EduOptions.init) ?? EduOptions())
+        case "virtio-rng":
+            try members.object("options")?.finish()
+            self = .virtioRNG
         default:
-            throw ConfigurationError(members.path(to: "device"), "must be nvme or edu")
+            throw ConfigurationError(members.path(to: "device"), "must be nvme, edu or virtio-rng")
         }
     }
 }

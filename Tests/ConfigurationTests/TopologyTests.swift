@@ -135,7 +135,7 @@ import Testing
             "devices[1].options.size: must be a multiple of the block size"
         ),
         (#""address": "00:04.0", "socketPath": "f""#, "devices[1].device: is missing"),
-        (#""device": "floppy", "address": "00:04.0", "socketPath": "f""#, "devices[1].device: must be nvme or edu"),
+        (#""device": "floppy", "address": "00:04.0", "socketPath": "f""#, "devices[1].device: must be nvme, edu or virtio-rng"),
     ])
     func `say in one line what is wrong with another device`(members: String, expected: String) {
         #expect(complaint(text(second: members)) == expected)

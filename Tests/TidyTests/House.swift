@@ -45,6 +45,7 @@ enum House {
         "NVMe": Rule(["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"], others: ["Synchronization"]),
         "Edu": Rule(["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         "Virtio": Rule(["DMA", "DeviceModel", "LinuxHost", "PCI"], others: ["Synchronization"]),
+        "VirtioEntropy": Rule(["LinuxHost", "PCI", "Virtio"]),
         "outboard": .everything,
     ]
 
