@@ -41,7 +41,7 @@ struct ServeConfigured: ParsableCommand {
             case .nvme(let options): try common.serve(options, file)
             case .virtioRNG: try common.serveVirtioRNG(file)
             }
-        case .topology: throw Failure(message: "\(common.config ?? ""): describes a topology, not a device")
+        case .topology(let topology): try common.serve(topology)
         }
     }
 }
