@@ -1,22 +1,17 @@
 /*
- * edu-test: a user-space driver for the educational PCI device (id 1234:11e8).
+ * edu-test: uses everything that the educational PCI device has.
  *
  *     edu-test 0000:00:03.0 intx|msi [IOVA]
  *
  * Identifies the device, computes factorials, takes interrupts and moves data by DMA in both directions, and says what
- * it saw; status 0 if all was right. It reaches the device through VFIO, so the device must be bound to vfio-pci and
- * stand behind an IOMMU; interrupts arrive as eventfds, DMA goes to addresses that this program maps and unmaps. They
- * begin at IOVA, by default within the 28 bits that the device's DMA engine has unless told otherwise.
- *
- * The register map is that of QEMU's docs/specs/edu.rst.
+ * it saw; status 0 if all was right. Interrupts arrive as eventfds. DMA goes to addresses that begin at IOVA, by default
+ * within the 28 bits that the device's DMA engine has unless told otherwise.
  */
+#include "edu.h"
+
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/vfio.h>
 #include <poll.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,131 +20,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum edu_register {
-    EDU_IDENTIFICATION = 0x00,
-    EDU_LIVENESS = 0x04,
-    EDU_FACTORIAL = 0x08,
-    EDU_STATUS = 0x20,
-    EDU_INTERRUPT_STATUS = 0x24,
-    EDU_INTERRUPT_RAISE = 0x60,
-    EDU_INTERRUPT_ACKNOWLEDGE = 0x64,
-    EDU_DMA_SOURCE = 0x80,
-    EDU_DMA_DESTINATION = 0x88,
-    EDU_DMA_COUNT = 0x90,
-    EDU_DMA_COMMAND = 0x98,
-};
-
-#define EDU_ID 0x010000edu
-#define EDU_STATUS_COMPUTING 0x01u
-#define EDU_STATUS_INTERRUPT 0x80u
-#define EDU_INTERRUPT_FACTORIAL 0x001u
-#define EDU_INTERRUPT_DMA 0x100u
-#define EDU_DMA_START 0x1u
-#define EDU_DMA_TO_MEMORY 0x2u
-#define EDU_DMA_INTERRUPT 0x4u
-#define EDU_BUFFER 0x40000u
-#define EDU_BUFFER_SIZE 4096u
-
-#define PAGE_SIZE 4096u
 #define BUFFER_SIZE (4 * PAGE_SIZE)
 #define DEFAULT_IOVA 0x1230000ull
 #define DEFAULT_DMA_BITS 28
 
-#define WAIT_MILLISECONDS 10000
 #define QUIET_MILLISECONDS 200
-
-struct edu {
-    int container;
-    int device;
-    volatile uint8_t *bar;
-    uint32_t interrupt_index; /* VFIO_PCI_INTX_IRQ_INDEX or VFIO_PCI_MSI_IRQ_INDEX */
-    int interrupt;            /* eventfd */
-    uint64_t buffer_iova;
-};
-
-static void fail(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    printf("FAILED: ");
-    vprintf(format, arguments);
-    printf("\n");
-    va_end(arguments);
-    exit(1);
-}
-
-static void check(bool is_true, const char *what)
-{
-    if (!is_true)
-        fail("%s", what);
-    printf("ok: %s\n", what);
-}
-
-static uint32_t edu_read(const struct edu *edu, enum edu_register where)
-{
-    return *(volatile uint32_t *)(edu->bar + where);
-}
-
-static void edu_write(const struct edu *edu, enum edu_register where, uint32_t value)
-{
-    *(volatile uint32_t *)(edu->bar + where) = value;
-}
-
-static void edu_write64(const struct edu *edu, enum edu_register where, uint64_t value)
-{
-    *(volatile uint64_t *)(edu->bar + where) = value;
-}
-
-static int open_group(const char *address)
-{
-    char link[128], target[256], path[64];
-    snprintf(link, sizeof(link), "/sys/bus/pci/devices/%s/iommu_group", address);
-    ssize_t length = readlink(link, target, sizeof(target) - 1);
-    if (length < 0)
-        fail("%s is behind no IOMMU: %s", address, strerror(errno));
-    target[length] = '\0';
-    const char *number = strrchr(target, '/');
-    snprintf(path, sizeof(path), "/dev/vfio/%.16s", number ? number + 1 : target);
-    int group = open(path, O_RDWR);
-    if (group < 0)
-        fail("%s (is the device bound to vfio-pci?): %s", path, strerror(errno));
-    return group;
-}
-
-static void enable_memory_and_bus_mastering(int device)
-{
-    struct vfio_region_info configuration = { .argsz = sizeof(configuration), .index = VFIO_PCI_CONFIG_REGION_INDEX };
-    if (ioctl(device, VFIO_DEVICE_GET_REGION_INFO, &configuration))
-        fail("configuration space: %s", strerror(errno));
-    uint16_t command;
-    if (pread(device, &command, 2, configuration.offset + 4) != 2)
-        fail("reading the command register: %s", strerror(errno));
-    command |= 0x2 | 0x4;
-    if (pwrite(device, &command, 2, configuration.offset + 4) != 2)
-        fail("writing the command register: %s", strerror(errno));
-}
-
-static void edu_open(struct edu *edu, const char *address)
-{
-    edu->container = open("/dev/vfio/vfio", O_RDWR);
-    int group = open_group(address);
-    if (edu->container < 0 || ioctl(group, VFIO_GROUP_SET_CONTAINER, &edu->container))
-        fail("VFIO container: %s", strerror(errno));
-    if (ioctl(edu->container, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU))
-        fail("VFIO IOMMU: %s", strerror(errno));
-    edu->device = ioctl(group, VFIO_GROUP_GET_DEVICE_FD, address);
-    if (edu->device < 0)
-        fail("VFIO device: %s", strerror(errno));
-
-    struct vfio_region_info bar = { .argsz = sizeof(bar), .index = VFIO_PCI_BAR0_REGION_INDEX };
-    if (ioctl(edu->device, VFIO_DEVICE_GET_REGION_INFO, &bar))
-        fail("BAR 0: %s", strerror(errno));
-    check(bar.size == 1 << 20, "BAR 0 has 1 MiB");
-    enable_memory_and_bus_mastering(edu->device);
-    edu->bar = mmap(NULL, bar.size, PROT_READ | PROT_WRITE, MAP_SHARED, edu->device, bar.offset);
-    if (edu->bar == MAP_FAILED)
-        fail("mapping BAR 0: %s", strerror(errno));
-}
 
 static void set_interrupts(const struct edu *edu, uint32_t flags, uint32_t count, int event)
 {
@@ -192,15 +67,6 @@ static void take_interrupt(const struct edu *edu, uint32_t status, const char *w
     if (interrupt_arrives(edu, QUIET_MILLISECONDS))
         fail("an interrupt nobody asked for, after: %s", why);
     printf("ok: interrupt 0x%x: %s\n", status, why);
-}
-
-static void wait_while(const struct edu *edu, enum edu_register where, uint32_t bit, const char *what)
-{
-    for (int round = 0; edu_read(edu, where) & bit; round++) {
-        if (round == WAIT_MILLISECONDS)
-            fail("takes forever: %s", what);
-        usleep(1000);
-    }
 }
 
 /* Shows the kernel's own line for the interrupt, which says what kind it is and how many arrived. */
@@ -249,53 +115,8 @@ static void test_interrupts(const struct edu *edu)
     edu_write(edu, EDU_STATUS, 0);
 }
 
-static void start_dma(const struct edu *edu, uint64_t source, uint64_t destination, uint64_t count, uint64_t command)
+static void test_dma(const struct edu *edu, uint64_t iova)
 {
-    edu_write64(edu, EDU_DMA_SOURCE, source);
-    edu_write64(edu, EDU_DMA_DESTINATION, destination);
-    edu_write64(edu, EDU_DMA_COUNT, count);
-    edu_write64(edu, EDU_DMA_COMMAND, command | EDU_DMA_START);
-}
-
-static void to_device(const struct edu *edu, uint64_t iova, uint32_t offset, uint32_t count)
-{
-    start_dma(edu, iova, EDU_BUFFER + offset, count, 0);
-    wait_while(edu, EDU_DMA_COMMAND, EDU_DMA_START, "a transfer to the device");
-}
-
-static void to_memory(const struct edu *edu, uint64_t iova, uint32_t offset, uint32_t count)
-{
-    start_dma(edu, EDU_BUFFER + offset, iova, count, EDU_DMA_TO_MEMORY);
-    wait_while(edu, EDU_DMA_COMMAND, EDU_DMA_START, "a transfer to memory");
-}
-
-static void map(const struct edu *edu, uint8_t *bytes, uint64_t iova, uint64_t size, uint32_t rights)
-{
-    struct vfio_iommu_type1_dma_map request = {
-        .argsz = sizeof(request), .flags = rights, .vaddr = (uintptr_t)bytes, .iova = iova, .size = size,
-    };
-    if (ioctl(edu->container, VFIO_IOMMU_MAP_DMA, &request))
-        fail("mapping 0x%llx: %s", (unsigned long long)iova, strerror(errno));
-}
-
-static void unmap(const struct edu *edu, uint64_t iova, uint64_t size)
-{
-    struct vfio_iommu_type1_dma_unmap request = { .argsz = sizeof(request), .iova = iova, .size = size };
-    if (ioctl(edu->container, VFIO_IOMMU_UNMAP_DMA, &request) || request.size != size)
-        fail("unmapping 0x%llx: %s", (unsigned long long)iova, strerror(errno));
-}
-
-static bool is_all(const uint8_t *bytes, size_t count, uint8_t value)
-{
-    for (size_t i = 0; i < count; i++)
-        if (bytes[i] != value)
-            return false;
-    return true;
-}
-
-static void test_dma(const struct edu *edu)
-{
-    const uint64_t iova = edu->buffer_iova;
     uint8_t *buffer = mmap(NULL, BUFFER_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (buffer == MAP_FAILED)
         fail("memory: %s", strerror(errno));
@@ -331,7 +152,7 @@ static void test_dma(const struct edu *edu)
     take_interrupt(edu, EDU_INTERRUPT_DMA, "a transfer to memory has ended");
     check(is_all(back, 64, 0x5a) && is_all(back + 64, PAGE_SIZE - 64, 0), "the 64 bytes are there");
 
-    unmap(edu, iova, BUFFER_SIZE);
+    unmap(edu, iova, BUFFER_SIZE, BUFFER_SIZE);
     memset(back, 0x11, PAGE_SIZE);
     to_memory(edu, iova + PAGE_SIZE, 0, 64);
     check(is_all(back, PAGE_SIZE, 0x11), "after the unmap the device writes nothing there");
@@ -340,12 +161,12 @@ static void test_dma(const struct edu *edu)
     to_memory(edu, iova + PAGE_SIZE, 0, 64);
     check(is_all(back, PAGE_SIZE, 0x11), "nor through a mapping that is for reading");
     to_device(edu, iova + PAGE_SIZE, 64, 64);
-    unmap(edu, iova, BUFFER_SIZE);
+    unmap(edu, iova, BUFFER_SIZE, BUFFER_SIZE);
     map(edu, buffer, iova, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE);
     memset(back, 0, PAGE_SIZE);
     to_memory(edu, iova + PAGE_SIZE, 0, 128);
     check(is_all(back, 64, 0x5a) && is_all(back + 64, 64, 0x11), "which it reads all the same");
-    unmap(edu, iova, BUFFER_SIZE);
+    unmap(edu, iova, BUFFER_SIZE, BUFFER_SIZE);
 }
 
 int main(int argc, char **argv)
@@ -357,14 +178,13 @@ int main(int argc, char **argv)
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     struct edu edu = { .interrupt_index = is_intx ? VFIO_PCI_INTX_IRQ_INDEX : VFIO_PCI_MSI_IRQ_INDEX };
-    edu.buffer_iova = argc == 4 ? strtoull(argv[3], NULL, 0) : DEFAULT_IOVA;
     edu_open(&edu, argv[1]);
     edu.interrupt = eventfd(0, EFD_CLOEXEC);
     set_interrupts(&edu, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, 1, edu.interrupt);
 
     test_registers(&edu);
     test_interrupts(&edu);
-    test_dma(&edu);
+    test_dma(&edu, argc == 4 ? strtoull(argv[3], NULL, 0) : DEFAULT_IOVA);
     show_kernel_line();
     set_interrupts(&edu, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, 0, -1);
     printf("all right with %s\n", is_intx ? "INTx" : "MSI");

@@ -15,11 +15,12 @@ from typing import NoReturn
 
 from guestlab.cache import REPOSITORY, Cache, say
 from guestlab.errors import ScenarioFailed, ScenarioSkipped, SetupFailed, Unavailable
-from guestlab.initramfs import Initramfs
-from guestlab.kernel import Kernel
+from guestlab.initramfs import GuestSystems
+from guestlab.iommu import CHOICES
+from guestlab.kernel import CLOUD
 from guestlab.lab import Lab, Provision
 from guestlab.machine import QEMU, kvm_works
-from guestlab.measure import measure
+from guestlab.measure import measure, measure_iommu
 from guestlab.processes import die_with_the_runner
 from guestlab.scenarios import Scenario, all_scenarios
 from guestlab.transcript import Transcript
@@ -30,8 +31,9 @@ LOG_LINES_SHOWN = 200
 
 _DESCRIPTION = "Boots a Linux guest under QEMU with a device that Outboard serves, and checks what they do together."
 _EPILOGUE = """\
-`qemu/run measure` compares our NVMe disk with QEMU's own. Fetched things are kept in .cache at the repository's top, or
-where OUTBOARD_CACHE says. OUTBOARD_DEBIAN_MIRROR names a Debian mirror on a machine whose apt configuration has none.
+`qemu/run measure` compares our NVMe disk with QEMU's own, `qemu/run measure iommu` what IOMMUs cost. Fetched things are
+kept in .cache at the repository's top, or where OUTBOARD_CACHE says. OUTBOARD_DEBIAN_MIRROR names a Debian mirror on a
+machine whose apt configuration has none.
 Status: 0 the guest and the host agree, 1 they do not or something broke, 64 wrong usage, 77 QEMU or the guest cannot be
 had here.
 """
@@ -47,13 +49,16 @@ def main(arguments: list[str]) -> int:
     if options.scenario != "measure" and options.scenario not in scenarios:
         print(f"qemu/run: no scenario {options.scenario}; --list lists them", file=sys.stderr)
         return EXIT_USAGE
+    if options.subject is not None and options.scenario != "measure":
+        print("qemu/run: one scenario at a time; only measure takes another word", file=sys.stderr)
+        return EXIT_USAGE
     # SIGINT too: a shell starts what runs in its background with that one ignored.
     for ending in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(ending, _interrupt)
     try:
         provision = _provide(options)
         if options.scenario == "measure" and not options.all:
-            return measure(provision, options.rounds)
+            return (measure if options.subject is None else measure_iommu)(provision, options.rounds)
         if options.shell:
             return _shell(scenarios[options.scenario], provision, options.keep)
         if options.all:
@@ -84,6 +89,9 @@ def _parser() -> _Parser:
         prog="qemu/run", description=_DESCRIPTION, epilog=_EPILOGUE, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("scenario", nargs="?", default="nvme", metavar="SCENARIO", help="what to do (default: nvme)")
+    parser.add_argument(
+        "subject", nargs="?", choices=("iommu",), metavar="SUBJECT", help="of measure: iommu, for what IOMMUs cost"
+    )
     parser.add_argument("--list", action="store_true", help="list the scenarios")
     parser.add_argument("--all", action="store_true", help="run all scenarios, one line each")
     # Answered by qemu/run itself, before there need be a Python.
@@ -92,6 +100,9 @@ def _parser() -> _Parser:
     parser.add_argument("--backend", type=Path, metavar="PATH", help="use this outboard instead of building one")
     parser.add_argument(
         "--reference", action="store_true", help="the same scenario on QEMU's own device, for comparison"
+    )
+    parser.add_argument(
+        "--iommu", choices=tuple(CHOICES), help="put this IOMMU in front, unless the scenario insists on another"
     )
     parser.add_argument(
         "--record", type=Path, metavar="FILE", help="record what QEMU and the backend say (a second one: FILE.2)"
@@ -113,16 +124,17 @@ def _provide(options: argparse.Namespace) -> Provision:
     backend = None if options.reference else _backend(options.backend)
     cache = Cache()
     qemu = QEMU(cache)
-    kernel = Kernel(cache)
-    initramfs = Initramfs(cache, kernel)
+    systems = GuestSystems(cache)
+    ordinary = systems[CLOUD]
     accelerator = options.accel
     if accelerator == "auto":
-        works = kvm_works(cache, qemu, kernel.image, initramfs.base)
+        works = kvm_works(cache, qemu, ordinary.kernel, ordinary.base)
         accelerator = "kvm" if works else "tcg"
     say(f"QEMU {qemu.version} with {accelerator.upper()}")
     accelerator = {"tcg": "tcg,thread=multi"}.get(accelerator, accelerator)
     record = options.record.resolve() if options.record else None
-    return Provision(qemu.command, accelerator, kernel.image, initramfs.base, initramfs.with_fio, backend, record)
+    iommu = CHOICES[options.iommu]() if options.iommu else None
+    return Provision(qemu.command, accelerator, systems, backend, record, iommu)
 
 
 def _backend(existing: Path | None) -> Path:

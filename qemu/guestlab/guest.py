@@ -7,12 +7,14 @@ from pathlib import Path
 
 from guestlab.channel import CommandChannel
 from guestlab.errors import ScenarioFailed
+from guestlab.monitor import Monitor
 from guestlab.processes import Child
 from guestlab.transcript import Transcript
 
 BOOT_LIMIT = 120.0
 COMMAND_LIMIT = 60.0
 POWER_OFF_LIMIT = 60.0
+PORT_NAME = "socket0"  # QEMU's name for the port of a machine that has one; devices in it are at 01:00.0
 
 
 @dataclass
@@ -27,12 +29,13 @@ class Machine:
     processors: int = 1
     shares_memory: bool = True
     modules: list[str] = field(default_factory=list)
+    kernel_words: list[str] = field(default_factory=list)
     devices: list[str] = field(default_factory=list)
     resets_allowed: bool = False
 
-    def command(self, console: list[str], kernel_words: list[str]) -> list[str]:
+    def command(self, console: list[str], more_words: list[str]) -> list[str]:
         """QEMU's whole command line, given how its serial ports are connected."""
-        words = ["console=ttyS0", "panic=-1", *kernel_words]
+        words = ["console=ttyS0", "panic=-1", *self.kernel_words, *more_words]
         if self.modules:
             words.append("outboard.modules=" + ",".join(self.modules))
         command = [*self.qemu, "-nodefaults", "-display", "none", "-vga", "none", "-net", "none"]
@@ -70,8 +73,11 @@ class Guest:
         self._started = ""
         socket_path = directory / f"{name}.commands"
         socket_path.unlink(missing_ok=True)
+        self._monitor: Monitor | None = None
         self._channel = CommandChannel(socket_path, lambda: self._child.is_running)
+        self._monitor_path = directory / f"{name}.monitor"
         ports = ["-serial", f"file:{self.console}", "-chardev", f"socket,id=commands,path={socket_path}"]
+        ports += ["-qmp", f"unix:{self._monitor_path},server=on,wait=off"]
         start = time.monotonic()
         self._child = Child(machine.command([*ports, "-serial", "chardev:commands"], []), self.errors)
         try:
@@ -179,25 +185,67 @@ class Guest:
         self._channel.wait_until_ready(BOOT_LIMIT)
         self._transcript.note(f"{self.name} booted again")
 
+    def machine_reset(self) -> None:
+        """Restarts the guest as the reset button of the case does; its kernel has no part in it."""
+        if not self.machine.resets_allowed:
+            raise ScenarioFailed("this guest was started with -no-reboot")
+        self._transcript.note(f"{self.name}: system_reset")
+        self.monitor.execute("system_reset")
+        self._channel.wait_until_ready(BOOT_LIMIT)
+        self._transcript.note(f"{self.name} booted again")
+
+    def plug(self, name: str, properties: dict[str, object]) -> None:
+        """Puts a device into the machine's port and waits until the kernel has found it."""
+        self._transcript.note(f"{self.name}: plug in {name}")
+        self.monitor.execute("device_add", id=name, bus=PORT_NAME, **properties)
+        self.wait_until("[ -d /sys/bus/pci/devices/0000:01:00.0 ]")
+
+    def unplug(self, name: str) -> None:
+        """Asks the guest to let go of a device; returns when QEMU has taken it out."""
+        self._transcript.note(f"{self.name}: unplug {name}")
+        self.monitor.execute("device_del", id=name)
+        self.monitor.wait_for_event("DEVICE_DELETED", device=name)
+        self.wait_until("! [ -d /sys/bus/pci/devices/0000:01:00.0 ]")
+
+    def wait_until(self, condition: str, limit: float = 20.0) -> None:
+        """Waits until a shell command succeeds."""
+        rounds = int(limit * 20)
+        loop = f"n=0; until {condition}; do n=$((n+1)); [ $n -lt {rounds} ] || exit 1; sleep 0.05; done"
+        self.expect_ok(loop, limit=limit + 60, is_shown=False)
+
+    @property
+    def monitor(self) -> Monitor:
+        """QEMU's monitor, connected to when it is first asked for."""
+        if self._monitor is None:
+            self._monitor = Monitor(self._monitor_path)
+        return self._monitor
+
     def power_off(self) -> None:
         """Shuts the guest down; QEMU must then end with status 0."""
         self._transcript.guest_command(self.name, "poweroff -f")
         self._channel.send_without_answer("sync; poweroff -f")
         status = self._child.wait(POWER_OFF_LIMIT, "QEMU after the guest's power-off")
-        self._channel.close()
+        self._close()
         if status != 0:
             raise ScenarioFailed(f"QEMU ended with status {status}, not 0")
 
     def kill(self) -> None:
         """`kill -9` of QEMU: the machine loses its power."""
         self._child.kill()
+        self._close()
+
+    def _close(self) -> None:
         self._channel.close()
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
 
 
 # Lines that are looked at: those that name a disk or a device under test, and the kernel's own alarms. Slow hosts make
-# kernels complain of clocks and processors, which is none of a device's business.
+# kernels complain of clocks and processors, which is none of a device's business. An IOMMU's faults are.
 _SUSPICIOUS = (
-    r"nvme|blk_|I/O error|EXT4-fs|JBD2|vfio|[\da-f]{4}:00:0[3-9a-f]\.\d"
+    r"nvme|blk_|I/O error|EXT4-fs|JBD2|vfio|[\da-f]{4}:(00:0[3-9a-f]|01:00)\.\d"
+    r"|fault from EP|DMAR: \[|handling fault status|AMD-Vi: Event|(?i:iommu.*(fail|error|timed out))"
     r"|nobody cared|spurious|blocked for more than|\bBUG:|WARNING:|Oops|Call Trace"
 )
 
@@ -205,7 +253,7 @@ _SUSPICIOUS = (
 _HARMLESS = (
     r"ommand line: ",
     r"pci [\da-f:.]+: (\[[\da-f]{4}:[\da-f]{4}\] type|BAR \d+ \[|enabling Extended Tags)",
-    r"(nvme|vfio-pci) [\da-f:.]+: (Adding to iommu group \d+|enabling device|resetting|reset done)",
+    r"(pci|nvme|vfio-pci) [\da-f:.]+: (Adding to iommu group \d+|enabling device|resetting|reset done)",
     r"nvme nvme\d+: pci function ",
     r"nvme nvme\d+: \d+/\d+/\d+ default/read/poll queues",
     r"nvme nvme\d+: (resetting controller|Shutdown timeout set to \d+ seconds)",

@@ -8,7 +8,7 @@ from guestlab.cache import REPOSITORY, Cache, say
 from guestlab.cpio import CPIOArchive
 from guestlab.debian import LIBRARIES, RELEASE, PrivateArchive, shared_libraries
 from guestlab.errors import SetupFailed
-from guestlab.kernel import Kernel
+from guestlab.kernel import Flavour, Kernel
 
 GUEST_FILES = REPOSITORY / "qemu/guest"
 
@@ -35,17 +35,36 @@ _LINKS = {
 _DATA = ["etc/mke2fs.conf", "usr/share/misc/pci.ids"]
 
 
-class Initramfs:
-    """Two archives: `base` is what most scenarios need, `fio` adds fio, whose libraries are four times as large."""
+class GuestSystem:
+    """A kernel and two file systems for it: `base` is what most scenarios need, `with_fio` adds fio, whose libraries
+    are four times as large.
+    """
 
-    def __init__(self, cache: Cache, kernel: Kernel) -> None:
+    def __init__(self, cache: Cache, flavour: Flavour) -> None:
+        kernel = Kernel(cache, flavour)
+        self.flavour = flavour
+        self.kernel = kernel.image
         packages = hashlib.sha256(" ".join(_PACKAGES).encode()).hexdigest()[:8]
         tools = cache.entry(f"guest-tools-{RELEASE}-{packages}", _fetch_tools)
         sources = sorted(file for file in [*GUEST_FILES.iterdir(), Path(__file__)] if file.is_file())
         content = hashlib.sha256(b"".join(file.name.encode() + b"\0" + file.read_bytes() for file in sources))
+        content.update(repr(flavour).encode())
         name = content.hexdigest()[:16]
         self.base = cache.entry(f"initramfs-{name}.cpio", lambda path: _build_base(path, tools, kernel))
         self.with_fio = cache.entry(f"initramfs-fio-{name}.cpio", lambda path: _build_fio(path, tools, self.base))
+
+
+class GuestSystems:
+    """The systems of a run, each fetched and built when it is first asked for."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._systems: dict[Flavour, GuestSystem] = {}
+
+    def __getitem__(self, flavour: Flavour) -> GuestSystem:
+        if flavour not in self._systems:
+            self._systems[flavour] = GuestSystem(self._cache, flavour)
+        return self._systems[flavour]
 
 
 def _fetch_tools(path: Path) -> None:
@@ -67,8 +86,10 @@ def _build_base(path: Path, tools: Path, kernel: Kernel) -> None:
     for module in sorted(kernel.modules.iterdir()):
         archive.add_file(f"modules/{module.name}", module.read_bytes(), 0o644)
     for source in sorted(GUEST_FILES.iterdir()):
-        if source.suffix == ".c":
+        if source.name.endswith("-test.c"):
             archive.add_file(f"usr/bin/{source.stem}", _compiled(source, path.parent))
+        elif source.suffix in (".c", ".h"):
+            continue  # what the programs share
         elif source.name == "init":
             archive.add_file("init", source.read_bytes())
         else:
@@ -97,7 +118,9 @@ def _add_program(archive: CPIOArchive, tools: Path, program: Path) -> None:
 def _compiled(source: Path, directory: Path) -> bytes:
     """A C program of qemu/guest, linked statically: it runs on a kernel and nothing else."""
     program = directory / source.stem
-    command = ["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", str(program), str(source)]
+    shared = [str(file) for file in sorted(GUEST_FILES.glob("*.c")) if not file.name.endswith("-test.c")]
+    command = ["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", str(program)]
+    command += [str(source), *shared]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise SetupFailed(f"{source.name} does not compile:\n{done.stderr}")

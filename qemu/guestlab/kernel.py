@@ -1,38 +1,64 @@
-"""The guest's kernel: Debian's small one for virtual machines, as an ELF file, and the modules that scenarios load."""
+"""The guests' kernels, Debian's, as ELF files, and the modules that scenarios load."""
 
 import re
 import struct
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from guestlab.cache import Cache, say
 from guestlab.debian import RELEASE, PrivateArchive
 from guestlab.errors import Unavailable
 
-# Loaded by name in the guest, with what they depend on. The nvme driver and ext4 are built into this kernel.
-MODULES = ("virtio_iommu", "vfio_iommu_type1", "vfio_pci")
+_MODULES = ("virtio_iommu", "vfio_iommu_type1", "vfio_pci")
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One of the kernels that Debian builds. `modules` are loaded by name in the guest, with what they depend on;
+    those of `always` before all others, since scenarios take for granted what they do.
+    """
+
+    entry: str  # its name in the cache
+    package: str
+    dependency: str  # of the package, which is a metapackage
+    megabytes: int
+    always: tuple[str, ...] = ()
+    modules: tuple[str, ...] = _MODULES
+
+
+# For virtual machines: small, quick to boot, with the nvme driver and ext4 built in.
+CLOUD = Flavour(f"kernel-{RELEASE}", "linux-image-cloud-amd64", r"linux-image-\S+-cloud-amd64", 35)
+# For hardware: this one has AMD's IOMMU driver.
+COMPLETE = Flavour(
+    f"kernel-{RELEASE}-complete",
+    "linux-image-amd64",
+    r"linux-image-\S+-amd64",
+    108,
+    always=("crc32c_generic", "nvme", "ext4"),
+)
 
 
 class Kernel:
-    """`vmlinux`, and `modules/`: for each of MODULES a list of files to insert, in order, and the files."""
+    """`vmlinux`, and `modules/`: for each module of the flavour a list of files to insert, in order, and the files."""
 
-    def __init__(self, cache: Cache) -> None:
-        self.directory = cache.entry(f"kernel-{RELEASE}", _fetch)
+    def __init__(self, cache: Cache, flavour: Flavour) -> None:
+        self.directory = cache.entry(flavour.entry, lambda path: _fetch(path, flavour))
         self.image = self.directory / "vmlinux"
         self.modules = self.directory / "modules"
 
 
-def _fetch(path: Path) -> None:
-    say(f"fetching the guest's kernel, 35 MB (once, to {path.parent.parent})")
+def _fetch(path: Path, flavour: Flavour) -> None:
+    say(f"fetching the guest's kernel, {flavour.megabytes} MB (once, to {path.parent.parent})")
     archive = PrivateArchive(path.parent / "apt")
-    package = archive.dependency("linux-image-cloud-amd64", r"linux-image-\S+-cloud-amd64")
+    package = archive.dependency(flavour.package, flavour.dependency)
     root = path.parent / "root"
     archive.unpack_alone(package, root)
     path.mkdir()
     [compressed] = (root / "boot").glob("vmlinuz-*")
     (path / "vmlinux").write_bytes(_elf_image(compressed.read_bytes()))
     [tree] = [*root.glob("usr/lib/modules/*"), *root.glob("lib/modules/*")]
-    _collect_modules(tree, path / "modules")
+    _collect_modules(tree, path / "modules", [*flavour.always, *flavour.modules])
 
 
 def _elf_image(image: bytes) -> bytes:
@@ -57,8 +83,8 @@ def _elf_image(image: bytes) -> bytes:
     raise Unavailable("the guest's kernel is compressed in a way that is not known here")
 
 
-def _collect_modules(tree: Path, target: Path) -> None:
-    """Unpacks MODULES and what they depend on, and writes for each the list that `load` in the guest follows."""
+def _collect_modules(tree: Path, target: Path, wanted: list[str]) -> None:
+    """Unpacks modules and what they depend on, and writes for each the list that `load` in the guest follows."""
     target.mkdir()
     files = {file.name.split(".")[0].replace("-", "_"): file for file in tree.rglob("*.ko*")}
 
@@ -78,5 +104,5 @@ def _collect_modules(tree: Path, target: Path) -> None:
             order += [one for one in insertion_order(needed.replace("-", "_")) if one not in order]
         return [*order, name]
 
-    for name in MODULES:
+    for name in wanted:
         (target / name).write_text("".join(f"/modules/{one}.ko\n" for one in insertion_order(name)))

@@ -10,15 +10,24 @@ from types import MappingProxyType
 
 from guestlab.backend import Backend
 from guestlab.errors import ScenarioFailed, ScenarioSkipped
-from guestlab.guest import Guest, Machine
+from guestlab.guest import PORT_NAME, Guest, Machine
+from guestlab.initramfs import GuestSystems
+from guestlab.iommu import IOMMU, NONE, virtio_iommu
 from guestlab.storage import Image
 from guestlab.transcript import Transcript
 
 FIRST_SLOT = 3
 TOOL_LIMIT = 120.0
 
-# What the kernel says about QEMU's own nvme, by its PCI identity, and must not have reason to say about ours.
-QUIRKS_OF_THE_REFERENCE = ("nvme nvme.*: Ignoring bogus Namespace Identifiers",)
+# Far from the devices under test, whose slots the guest's kernel must say nothing bad about.
+PORT = f"pcie-root-port,id={PORT_NAME},chassis=1,slot=1,addr=1c"
+
+# What the kernel says about QEMU's own nvme, by its PCI identity, and about what QEMU's IOMMUs tell it of the strays of
+# QEMU's own devices. They know nothing of those of ours.
+QUIRKS_OF_THE_REFERENCE = (
+    "nvme nvme.*: Ignoring bogus Namespace Identifiers",
+    r"(page|unknown) fault from EP|DMAR: DRHD: handling fault|DMAR: \[DMA|AMD-Vi: Event logged \[IO_PAGE_FAULT",
+)
 
 
 @dataclass(frozen=True)
@@ -27,11 +36,10 @@ class Provision:
 
     qemu: list[str]
     accelerator: str
-    kernel: Path
-    initramfs: Path
-    initramfs_with_fio: Path
+    systems: GuestSystems
     backend: Path | None  # None: QEMU's own devices stand in for ours
     record: Path | None = None  # where the first backend writes down what it and QEMU say
+    iommu: IOMMU | None = None  # for every scenario that does not insist on another; None: nothing was asked for
 
 
 class Device:
@@ -60,13 +68,16 @@ class Device:
         if self._backend is None:
             *before, device = self._reference
             return [*before, f"{device},addr={slot}"]
-        description = {
+        return ["-device", json.dumps({**self.properties, "addr": str(slot)})]
+
+    @property
+    def properties(self) -> dict[str, object]:
+        """What QEMU is told of a device that our backend serves; also what `Guest.plug` takes."""
+        return {
             "driver": "vfio-user-pci",
-            "addr": str(slot),
-            "socket": {"type": "unix", "path": str(self._backend.socket_path)},
+            "socket": {"type": "unix", "path": str(self.backend.socket_path)},
             **self._client_options,
         }
-        return ["-device", json.dumps(description)]
 
 
 class Disk(Device):
@@ -93,6 +104,13 @@ class Lab:
     def is_reference(self) -> bool:
         """Whether QEMU's own devices stand in for ours."""
         return self._provision.backend is None
+
+    @property
+    def any_iommu(self) -> IOMMU:
+        """The IOMMU that the run asks for, QEMU's virtio-iommu if it asks for none; some driver needs one at all."""
+        if self._provision.iommu == NONE:
+            raise ScenarioSkipped("needs an IOMMU")
+        return self._provision.iommu or virtio_iommu()
 
     def image(self, name: str = "disk") -> Image:
         return Image(self.directory / f"{name}.img")
@@ -142,29 +160,34 @@ class Lab:
         processors: int = 1,
         modules: Sequence[str] = (),
         with_fio: bool = False,
-        iommu: bool = False,
+        iommu: IOMMU | None = None,
         shares_memory: bool = True,
         resets_allowed: bool = False,
+        has_port: bool = False,
     ) -> Machine:
         """A machine with the devices at 00:03.0, 00:04.0 and so on, not started.
 
-        `modules` are loaded in the guest; `with_fio` adds fio; `iommu` puts virtio-iommu in front of the devices;
-        without `shares_memory` the backend has no descriptor of guest memory; `resets_allowed` lets it restart.
+        `modules` are loaded in the guest; `with_fio` adds fio; `iommu` is what the scenario insists on, otherwise there
+        is what the run asks for, or nothing; without `shares_memory` the backend has no descriptor of guest memory;
+        `resets_allowed` lets it restart; `has_port` gives it a port where `Guest.plug` puts a device in.
         """
         provision = self._provision
-        arguments = ["-device", "virtio-iommu-pci,addr=2"] if iommu else []
+        iommu = iommu or provision.iommu or NONE
+        system = provision.systems[iommu.flavour]
+        arguments = list(iommu.qemu_arguments)
         for slot, device in enumerate(devices, start=FIRST_SLOT):
             arguments += device.qemu_arguments(slot)
         return Machine(
             qemu=provision.qemu,
             accelerator=provision.accelerator,
-            kernel=provision.kernel,
-            initramfs=provision.initramfs_with_fio if with_fio else provision.initramfs,
+            kernel=system.kernel,
+            initramfs=system.with_fio if with_fio else system.base,
             memory="768M" if with_fio else "512M",
             processors=processors,
             shares_memory=shares_memory,
-            modules=[*(["virtio_iommu"] if iommu else []), *modules],
-            devices=arguments,
+            modules=[*iommu.modules, *system.flavour.always, *modules],
+            kernel_words=list(iommu.kernel_words),
+            devices=[*arguments, *(["-device", PORT] if has_port else [])],
             resets_allowed=resets_allowed,
         )
 
@@ -177,13 +200,14 @@ class Lab:
         self._guests.append(guest)
         return guest
 
-    def tool(self, *arguments: str) -> None:
+    def tool(self, *arguments: str) -> list[str]:
         """Runs another command of the program that serves, which must succeed; tells the last line it prints."""
         assert self._provision.backend is not None
         command = [str(self._provision.backend), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_LIMIT)
         lines = done.stdout.splitlines() or [""]
         self.check(done.returncode == 0, f"outboard {arguments[0]}: {lines[-1]}{done.stderr}")
+        return lines
 
     def check(self, is_true: bool, text: str) -> None:
         """Tells what the host found, which must be true."""

@@ -17,7 +17,9 @@ def die_with_the_runner() -> None:
 
 
 class Child:
-    """A program with its standard error in a file. It is started from the runner's only thread."""
+    """A program with its standard error in a file, and that file's directory to itself, for a core dump if it comes to
+    that. It is started from the runner's only thread.
+    """
 
     def __init__(self, command: list[str], errors: Path, stdout: int = subprocess.DEVNULL) -> None:
         self.command = command
@@ -25,7 +27,7 @@ class Child:
         with open(errors, "ab") as error_output:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=error_output,
-                start_new_session=True, preexec_fn=die_with_the_runner,
+                cwd=errors.parent, start_new_session=True, preexec_fn=die_with_the_runner,
             )  # fmt: skip
 
     @property

@@ -4,17 +4,13 @@ import re
 
 from guestlab.guest import Guest, Machine
 from guestlab.lab import Lab
-
-ADDRESS = "0000:00:03.0"
-# The guest's program is a driver in user space. It needs an IOMMU for VFIO, and gives the device addresses that it
-# chooses itself, so a transfer that ignores a map or an unmap does not go unseen.
-IN_USER_SPACE = ["vfio_iommu_type1", "vfio_pci"]
+from guestlab.workloads import FIRST_DEVICE, IN_USER_SPACE
 
 
 def run(lab: Lab) -> None:
-    guest = lab.boot(lab.machine(lab.edu(), iommu=True, modules=IN_USER_SPACE))
-    guest.expect_ok(f"lspci -vv -s {ADDRESS} 2>/dev/null")
-    guest.expect_ok(f"vfio-bind {ADDRESS}")
+    guest = lab.boot(lab.machine(lab.edu(), iommu=lab.any_iommu, modules=IN_USER_SPACE))
+    guest.expect_ok(f"lspci -vv -s {FIRST_DEVICE} 2>/dev/null")
+    guest.expect_ok(f"vfio-bind {FIRST_DEVICE}")
     for kind in ("intx", "msi", "intx"):
         _drive(lab, guest, kind)
     guest.expect_quiet_kernel()
@@ -22,7 +18,7 @@ def run(lab: Lab) -> None:
 
 
 def _drive(lab: Lab, guest: Guest, kind: str) -> None:
-    output = guest.expect_ok(f"edu-test {ADDRESS} {kind}")
+    output = guest.expect_ok(f"edu-test {FIRST_DEVICE} {kind}")
     counted = re.search(rf"/proc/interrupts:\s+\d+:\s+(\d+) .*vfio-{kind}", output)
     lab.check(counted is not None, f"the guest's kernel has an interrupt of the kind {kind.upper()}")
     by_kernel, by_program = int(counted.group(1)) if counted else 0, output.count("ok: interrupt")
@@ -32,4 +28,4 @@ def _drive(lab: Lab, guest: Guest, kind: str) -> None:
 
 
 def shell(lab: Lab) -> Machine:
-    return lab.machine(lab.edu(), iommu=True, modules=IN_USER_SPACE)
+    return lab.machine(lab.edu(), iommu=lab.any_iommu, modules=IN_USER_SPACE)

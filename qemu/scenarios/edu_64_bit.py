@@ -1,11 +1,12 @@
 """The educational device with --dma-mask 64: DMA to addresses above 4 GiB."""
 
 from guestlab.lab import Lab
+from guestlab.workloads import FIRST_DEVICE, IN_USER_SPACE
 
 
 def run(lab: Lab) -> None:
-    guest = lab.boot(lab.machine(lab.edu(dma_mask=64), iommu=True, modules=["vfio_iommu_type1", "vfio_pci"]))
-    guest.expect_ok("vfio-bind 0000:00:03.0")
-    guest.expect_ok("edu-test 0000:00:03.0 msi 0x1234560000")
+    guest = lab.boot(lab.machine(lab.edu(dma_mask=64), iommu=lab.any_iommu, modules=IN_USER_SPACE))
+    guest.expect_ok(f"vfio-bind {FIRST_DEVICE}")
+    guest.expect_ok(f"edu-test {FIRST_DEVICE} msi 0x1234560000")
     guest.expect_quiet_kernel()
     guest.power_off()
