@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from guestlab.kernel import CLOUD, COMPLETE, Flavour
@@ -19,6 +19,13 @@ class IOMMU:
     kernel_words: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     flavour: Flavour = CLOUD
+    # Of one that is in the backend's process: how a topology describes it. QEMU knows nothing of it.
+    own_options: Mapping[str, object] | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is ours, in the process that serves the devices behind it."""
+        return self.own_options is not None
 
     @property
     def strict(self) -> "IOMMU":
@@ -55,10 +62,18 @@ def amd_iommu() -> IOMMU:
     return IOMMU("QEMU's amd-iommu", arguments, kernel_words=("amd_iommu=on",), flavour=COMPLETE)
 
 
+def own_iommu(boot_bypass: bool = True, **options: object) -> IOMMU:
+    """The backend's virtio-iommu. `options` are those of a topology's `iommu`."""
+    return IOMMU(
+        "the backend's own virtio-iommu", modules=("virtio_iommu",), own_options={"bootBypass": boot_bypass, **options}
+    )
+
+
 # By the names that `--iommu` takes.
 CHOICES: dict[str, Callable[[], IOMMU]] = {
     "none": lambda: NONE,
     "qemu": virtio_iommu,
     "intel": intel_iommu,
     "amd": amd_iommu,
+    "backend": own_iommu,
 }
