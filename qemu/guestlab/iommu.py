@@ -19,6 +19,9 @@ class IOMMU:
     kernel_words: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     flavour: Flavour = CLOUD
+    # What the kernel calls lazily undone mappings behind it. Where an IOMMU says that it must hear of every mapping, as
+    # those do whose tables QEMU shadows, the kernel undoes them strictly whatever it was told.
+    lazy_type: str = "DMA-FQ"
     # Of one that is in the backend's process: how a topology describes it. QEMU knows nothing of it.
     own_options: Mapping[str, object] | None = None
 
@@ -53,13 +56,13 @@ def intel_iommu(options: str = "caching-mode=on") -> IOMMU:
     are not part of QEMU learn of it.
     """
     device = ",".join(["intel-iommu", *([options] if options else [])])
-    return IOMMU("QEMU's intel-iommu", ("-device", device), kernel_words=("intel_iommu=on",))
+    return IOMMU("QEMU's intel-iommu", ("-device", device), kernel_words=("intel_iommu=on",), lazy_type="DMA")
 
 
 def amd_iommu() -> IOMMU:
     """QEMU's AMD-Vi. Debian's small kernel has no driver for it."""
     arguments = ("-device", "amd-iommu,dma-remap=on")
-    return IOMMU("QEMU's amd-iommu", arguments, kernel_words=("amd_iommu=on",), flavour=COMPLETE)
+    return IOMMU("QEMU's amd-iommu", arguments, kernel_words=("amd_iommu=on",), flavour=COMPLETE, lazy_type="DMA")
 
 
 def own_iommu(boot_bypass: bool = True, **options: object) -> IOMMU:

@@ -1,5 +1,6 @@
 """The guests' kernels, Debian's, as ELF files, and the modules that scenarios load."""
 
+import hashlib
 import re
 import struct
 import subprocess
@@ -10,7 +11,7 @@ from guestlab.cache import Cache, say
 from guestlab.debian import RELEASE, PrivateArchive
 from guestlab.errors import Unavailable
 
-_MODULES = ("virtio_iommu", "vfio_iommu_type1", "vfio_pci")
+_MODULES = ("virtio_iommu", "virtio_rng", "vfio_iommu_type1", "vfio_pci")
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Flavour:
     those of `always` before all others, since scenarios take for granted what they do.
     """
 
-    entry: str  # its name in the cache
+    name: str
     package: str
     dependency: str  # of the package, which is a metapackage
     megabytes: int
@@ -28,10 +29,10 @@ class Flavour:
 
 
 # For virtual machines: small, quick to boot, with the nvme driver and ext4 built in.
-CLOUD = Flavour(f"kernel-{RELEASE}", "linux-image-cloud-amd64", r"linux-image-\S+-cloud-amd64", 35)
+CLOUD = Flavour("cloud", "linux-image-cloud-amd64", r"linux-image-\S+-cloud-amd64", 35)
 # For hardware: this one has AMD's IOMMU driver.
 COMPLETE = Flavour(
-    f"kernel-{RELEASE}-complete",
+    "complete",
     "linux-image-amd64",
     r"linux-image-\S+-amd64",
     108,
@@ -43,7 +44,8 @@ class Kernel:
     """`vmlinux`, and `modules/`: for each module of the flavour a list of files to insert, in order, and the files."""
 
     def __init__(self, cache: Cache, flavour: Flavour) -> None:
-        self.directory = cache.entry(flavour.entry, lambda path: _fetch(path, flavour))
+        modules = hashlib.sha256(" ".join([*flavour.always, *flavour.modules]).encode()).hexdigest()[:8]
+        self.directory = cache.entry(f"kernel-{RELEASE}-{flavour.name}-{modules}", lambda path: _fetch(path, flavour))
         self.image = self.directory / "vmlinux"
         self.modules = self.directory / "modules"
 

@@ -179,6 +179,7 @@ class Lab:
         provision = self._provision
         iommu = iommu or provision.iommu or NONE
         system = provision.systems[iommu.flavour]
+        self._transcript.note(f"in front of the devices: {iommu.title}")
         arguments = list(iommu.qemu_arguments)
         if iommu.is_own:
             if has_port and for_port is None:

@@ -1,6 +1,8 @@
 """What guests do in more than one scenario."""
 
 import re
+from dataclasses import dataclass
+from pathlib import Path
 
 from guestlab.guest import Guest
 from guestlab.iommu import IOMMU
@@ -43,6 +45,22 @@ def file_round_trip(lab: Lab, guest: Guest, disk: Disk, mebibytes: int = 16) -> 
     guest.power_off()
     disk.image.check_file_system()
     lab.check_equal("SHA-256 of /proof in the image", disk.image.sha256_of_file("/proof"), written)
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A mapping that a client asked for: `offset` is where it lies in the file that is the guest's memory."""
+
+    offset: int
+    address: int
+    byte_count: int
+
+
+def recorded_mappings(lab: Lab, recording: Path) -> list[Mapping]:
+    """All mappings of a recorded session, in order."""
+    line = r"C>S DMA_MAP command .* map\.offset=(0x[\da-f]+) map\.address=(0x[\da-f]+) map\.size=(0x[\da-f]+)"
+    found = re.findall(line, "\n".join(lab.tool("decode", str(recording))))
+    return [Mapping(*(int(field, 16) for field in fields)) for fields in found]
 
 
 def check_group(lab: Lab, guest: Guest, expected: str, address: str = FIRST_DEVICE) -> None:

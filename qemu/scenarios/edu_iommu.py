@@ -1,22 +1,13 @@
 """64 MiB mapped page by page for the educational device: what is mapped it reaches, what is unmapped it does not."""
 
-from guestlab.guest import Machine
 from guestlab.lab import Lab
 from guestlab.workloads import FIRST_DEVICE, IN_USER_SPACE, check_pages
 
 
 def run(lab: Lab) -> None:
-    guest = lab.boot(_machine(lab))
+    guest = lab.boot(lab.machine(lab.edu(), iommu=lab.any_iommu, modules=IN_USER_SPACE))
     guest.expect_ok(f"vfio-bind {FIRST_DEVICE}")
     check_pages(lab, guest, FIRST_DEVICE)
     guest.expect_ok(f"iommu-test {FIRST_DEVICE} --pairs 1024")
     guest.expect_quiet_kernel()
     guest.power_off()
-
-
-def shell(lab: Lab) -> Machine:
-    return _machine(lab)
-
-
-def _machine(lab: Lab) -> Machine:
-    return lab.machine(lab.edu(), iommu=lab.any_iommu, modules=IN_USER_SPACE)

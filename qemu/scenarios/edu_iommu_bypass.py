@@ -5,7 +5,7 @@ import dataclasses
 from guestlab.guest import Guest
 from guestlab.iommu import virtio_iommu
 from guestlab.lab import Lab
-from guestlab.workloads import FIRST_DEVICE, IN_USER_SPACE, change_group, check_pages
+from guestlab.workloads import FIRST_DEVICE, IN_USER_SPACE, change_group, check_group, check_pages
 
 DRIVER = "/sys/bus/pci/drivers/vfio-pci"
 
@@ -20,8 +20,10 @@ def run(lab: Lab) -> None:
         _expect_to_reach(guest, boot_bypass)
         guest.expect_ok("load virtio_iommu")
         # The kernel asks the IOMMU about a device when a driver is found for it.
+        guest.expect_ok(f"! [ -e /sys/bus/pci/devices/{FIRST_DEVICE}/iommu_group ]")
         _expect_to_reach(guest, boot_bypass)
         guest.expect_ok(f"vfio-bind {FIRST_DEVICE}")
+        check_group(lab, guest, "DMA")
         guest.expect_ok(f"echo {FIRST_DEVICE} >{DRIVER}/unbind")
         _expect_to_reach(guest, False)
         for wanted in ("DMA-FQ", "identity", "DMA", "identity"):

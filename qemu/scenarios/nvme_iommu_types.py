@@ -9,12 +9,13 @@ DRIVER = "/sys/bus/pci/drivers/nvme"
 
 def run(lab: Lab) -> None:
     disk = lab.nvme()
-    guest = lab.boot(lab.machine(disk, iommu=lab.any_iommu.lazy))
-    check_group(lab, guest, "DMA-FQ")
+    iommu = lab.any_iommu.lazy
+    guest = lab.boot(lab.machine(disk, iommu=iommu))
+    check_group(lab, guest, iommu.lazy_type)
     guest.expect_ok("dd if=/dev/urandom of=/dev/nvme0n1 bs=1M count=8 oflag=direct conv=fsync 2>&1")
     written = disk.image.sha256(0, 8 << 20)
 
-    for wanted in ("identity", "DMA", "identity", "DMA-FQ"):
+    for wanted in ("identity", "DMA", "identity", iommu.lazy_type):
         guest.expect_ok(f"echo {FIRST_DEVICE} >{DRIVER}/unbind")
         change_group(lab, guest, wanted)
         guest.expect_ok(f"echo {FIRST_DEVICE} >{DRIVER}/bind")
