@@ -50,8 +50,12 @@ extension TopologyConfiguration.Member {
         }
         for (index, reader) in readers.enumerated() {
             let region = try TopologyConfiguration.ReservedRegion(reader)
-            if reservedRegions.contains(where: { $0.first <= region.last && region.first <= $0.last }) {
-                throw ConfigurationError(members.path(to: "reservedRegions[\(index)]"), "overlaps one before it")
+            let path = members.path(to: "reservedRegions[\(index)]")
+            if reservedRegions.contains(where: { $0.overlaps(region) }) {
+                throw ConfigurationError(path, "overlaps one before it")
+            }
+            if region.overlaps(TopologyConfiguration.interruptMessages) {
+                throw ConfigurationError(path, "overlaps that of interrupts, 0xfee00000 to 0xfeefffff, which always is")
             }
             reservedRegions.append(region)
         }

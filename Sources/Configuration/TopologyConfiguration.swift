@@ -47,7 +47,12 @@ public struct TopologyConfiguration: Hashable, Sendable {
             self.first = first
             self.last = last
         }
+
+        func overlaps(_ other: ReservedRegion) -> Bool { first <= other.last && other.first <= last }
     }
+
+    /// Where writes are interrupts. It is reserved for every device behind the IOMMU, without being mentioned.
+    static let interruptMessages = ReservedRegion(first: 0xfee0_0000, last: 0xfeef_ffff)
 
     public var iommu: IOMMU
     public var devices: [Member]

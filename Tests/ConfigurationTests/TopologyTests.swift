@@ -110,6 +110,10 @@ import Testing
             "devices[0].reservedRegions[1]: overlaps one before it"
         ),
         (
+            #", "address": "00:03.0", "socketPath": "e", "reservedRegions": [{"first": "0xfeefffff", "last": "0xfff00000"}]"#,
+            "devices[0].reservedRegions[0]: overlaps that of interrupts, 0xfee00000 to 0xfeefffff, which always is"
+        ),
+        (
             #"""
             , "address": "00:03.0", "socketPath": "e", "behindIOMMU": false,
             "reservedRegions": [{"first": 0, "last": 1}]
@@ -135,7 +139,10 @@ import Testing
             "devices[1].options.size: must be a multiple of the block size"
         ),
         (#""address": "00:04.0", "socketPath": "f""#, "devices[1].device: is missing"),
-        (#""device": "floppy", "address": "00:04.0", "socketPath": "f""#, "devices[1].device: must be nvme, edu or virtio-rng"),
+        (
+            #""device": "floppy", "address": "00:04.0", "socketPath": "f""#,
+            "devices[1].device: must be nvme, edu or virtio-rng"
+        ),
     ])
     func `say in one line what is wrong with another device`(members: String, expected: String) {
         #expect(complaint(text(second: members)) == expected)

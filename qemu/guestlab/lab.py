@@ -13,7 +13,7 @@ from guestlab.errors import ScenarioFailed, ScenarioSkipped
 from guestlab.guest import PORT_NAME, Guest, Machine
 from guestlab.initramfs import GuestSystems
 from guestlab.iommu import IOMMU, NONE, virtio_iommu
-from guestlab.service import IOMMU_SLOT, Service, serve_behind_own_iommu
+from guestlab.service import IOMMU_SLOT, Service, Topology, serve_behind_own_iommu
 from guestlab.storage import Image
 from guestlab.transcript import Transcript
 
@@ -67,6 +67,14 @@ class Device:
     @property
     def served_by(self) -> Backend | None:
         return self.service and self.service.backend
+
+    @property
+    def recording(self) -> Path:
+        """What its session is written down in, once it is served."""
+        recording = self.service and self.service.recording
+        if recording is None:
+            raise ScenarioSkipped("needs a session that is written down")
+        return recording
 
     def qemu_arguments(self, slot: int) -> list[str]:
         """Puts the device at 00:`slot`.0 of the guest."""
@@ -181,13 +189,16 @@ class Lab:
         system = provision.systems[iommu.flavour]
         self._transcript.note(f"in front of the devices: {iommu.title}")
         arguments = list(iommu.qemu_arguments)
+        iommu_log = None
         if iommu.is_own:
             if has_port and for_port is None:
                 raise ScenarioSkipped("an IOMMU of the backend's has to know which device will be in the port")
             places = {f"00:{slot:02x}.0": device for slot, device in enumerate(devices, start=FIRST_SLOT)}
             if for_port is not None:
                 places[PORT_ADDRESS] = for_port
-            arguments += self._own_iommu(iommu, places)
+            topology = self._topology(iommu, places)
+            arguments += self._own_iommu_arguments(topology)
+            iommu_log = topology.backend.log
         for slot, device in enumerate(devices, start=FIRST_SLOT):
             arguments += device.qemu_arguments(slot)
         return Machine(
@@ -202,6 +213,7 @@ class Lab:
             kernel_words=list(iommu.kernel_words),
             devices=[*arguments, *(["-device", PORT] if has_port or for_port else [])],
             resets_allowed=resets_allowed,
+            iommu_log=iommu_log,
         )
 
     def boot(self, machine: Machine, name: str = "guest") -> Guest:
@@ -281,13 +293,16 @@ class Lab:
         self._services.append(service)
         return service
 
-    def _own_iommu(self, iommu: IOMMU, places: Mapping[str, Device]) -> list[str]:
-        """Serves devices, by their PCI addresses, and the IOMMU before them; returns what QEMU has to be told of it."""
+    def _topology(self, iommu: IOMMU, places: Mapping[str, Device]) -> Topology:
+        """Serves devices, by their PCI addresses, and an IOMMU of ours before them."""
         services = {address: device.service for address, device in places.items() if device.service is not None}
-        if len(services) != len(places) or self._provision.backend is None:
+        if len(services) != len(places):
             raise ScenarioSkipped("QEMU's own devices cannot be behind an IOMMU of the backend's")
         assert iommu.own_options is not None
-        topology = serve_behind_own_iommu(iommu.own_options, services, self.directory, self._start)
+        return serve_behind_own_iommu(iommu.own_options, services, self.directory, self._start)
+
+    def _own_iommu_arguments(self, topology: Topology) -> list[str]:
+        """What QEMU has to be told of the IOMMU: a device, and a table for the guest that says who is behind it."""
         table = self.directory / "viot.bin"
         self.tool("viot", "--config", str(topology.path), "--output", str(table))
         device = {**topology.iommu_properties, "addr": str(IOMMU_SLOT)}
