@@ -104,6 +104,13 @@ let package = Package(
         tests("DeviceModelTests", ["DeviceModel", "LinuxHost"]),
         tests("EduTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "PCI"]),
         tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        .target(
+            name: "IOMMUTestDriver",
+            dependencies: ["DMA", "DeviceModel", "LinuxHost", "PCI", "Virtio", "VirtioIOMMU"],
+            path: "Tests/Support/IOMMUTestDriver", swiftSettings: house),
+        tests(
+            "VirtioIOMMUTests",
+            ["DMA", "DeviceModel", "Edu", "IOMMUTestDriver", "LinuxHost", "PCI", "Virtio", "VirtioIOMMU"]),
         .target(name: "CHeapCount", path: "Tests/Support/CHeapCount"),
         tests(
             "ConformanceTests",
