@@ -43,6 +43,7 @@ enum House {
         "BlockStorage": Rule(["LinuxHost"]),
         "NVMe": Rule(["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"], others: ["Synchronization"]),
         "Edu": Rule(["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        "VirtioIOMMU": Rule(["DMA", "LinuxHost", "PCI", "Virtio"]),
         "Virtio": Rule(["DMA", "DeviceModel", "LinuxHost", "PCI"], others: ["Synchronization"]),
         "outboard": .everything,
     ]
@@ -78,6 +79,7 @@ enum House {
         "Sources/VFIOUserTransport/MessageReader.swift",
         "Sources/VFIOUserTransport/MessageSender.swift",
         "Sources/Virtio/QueueMemory.swift",
+        "Sources/VirtioIOMMU/GuestSections.swift",
         "Sources/outboard/Outboard.swift",
         "Sources/outboard/RecordingFile.swift",
         "Sources/outboard/ServeNVMe.swift",

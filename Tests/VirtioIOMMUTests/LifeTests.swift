@@ -93,6 +93,12 @@ import VirtioIOMMU
         #expect(!device.reaches(data))
         driver.function.reset()
         #expect(driver.configuration(36, 1) == 1 && device.reaches(data))
+        driver.becomeBusMaster()
+        driver.start()
+        driver.configure(36, 1, 0)
+        driver.settle()
+        driver.function.detach()
+        #expect(driver.configuration(36, 1) == 1 && device.reaches(data))
     }
 
     @Test func `V6 a driver that has not accepted the feature still has bypass as it was`() throws {
