@@ -104,6 +104,12 @@ let package = Package(
         tests("DeviceModelTests", ["DeviceModel", "LinuxHost"]),
         tests("EduTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "PCI"]),
         tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        .target(
+            name: "VirtioEcho", dependencies: ["LinuxHost", "PCI", "Virtio"], path: "Tests/Support/VirtioEcho",
+            swiftSettings: house),
+        tests(
+            "VirtioTests",
+            ["DMA", "DeviceModel", "LinuxHost", "PCI", "Virtio", "VirtioEcho", "VirtioEntropy"]),
         .target(name: "CHeapCount", path: "Tests/Support/CHeapCount"),
         tests(
             "ConformanceTests",
@@ -118,12 +124,14 @@ let package = Package(
             name: "FuzzBodies",
             dependencies: [
                 "BlockStorage", "CLinuxShims", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI",
-                "VFIOUserCheck", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserWire",
+                "VFIOUserCheck", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserWire", "Virtio",
+                "VirtioEcho", "VirtioEntropy",
             ],
             path: "Tests/Fuzz/FuzzBodies",
             swiftSettings: house),
         fuzzer("WireFuzzer"),
         fuzzer("SessionFuzzer"),
+        fuzzer("VirtqueueFuzzer"),
         tests("FuzzTests", ["FuzzBodies"]),
         .target(name: "CBaselines", path: "Tests/Benchmarks/CBaselines"),
         .target(name: "CProcessCounters", path: "Tests/Benchmarks/CProcessCounters"),

@@ -101,7 +101,7 @@ struct VirtioWorker<Device: VirtioDevice> {
             try device.process(&queue, number: number)
             try queue.publish()
         } catch {
-            transport.fail(.queue(number: number, error), epoch)
+            transport.fail(number, error, memory, epoch)
         }
     }
 }
