@@ -83,6 +83,10 @@ extension VirtioMachine {
     func reset() throws(Finding) {
         write(4, 20, 1, 0)
         try wait("the device is not reset") { status == 0 }
+        resetFunction()
+    }
+
+    func resetFunction() {
         function.reset()
         becomeBusMaster()
     }

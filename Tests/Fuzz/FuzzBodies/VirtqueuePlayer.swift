@@ -69,14 +69,13 @@ public final class VirtqueuePlayer {
             case 0: _ = machine.read(4, page | place, byteCount)
             case 1: _ = machine.read(PCIRegion.configuration, place, byteCount)
             case 2: machine.write(4, page | place % 64, byteCount, choices.edge())
-            // Of configuration space only what the function has to stand: not its reset, which waits.
             default:
-                machine.write(
-                    4, UInt64(choices.below(64 / byteCount) * byteCount), byteCount,
-                    choices.number(byteCount: byteCount))
+                let region = choices.pick([4, PCIRegion.configuration])
+                let place = UInt64(choices.below((region == 4 ? 64 : 256) / byteCount) * byteCount)
+                machine.write(region, place, byteCount, choices.number(byteCount: byteCount))
             }
         }
-        try machine.reset()
+        machine.resetFunction()
         let isSlow = failures.withLock { $0.contains(.slowReset) }
         try require(!isSlow, "the device is not reset in time")
     }
