@@ -80,12 +80,13 @@ let package = Package(
         library("Edu", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("Virtio", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("VirtioIOMMU", ["DMA", "LinuxHost", "PCI", "Virtio"]),
+        library("VirtioEntropy", ["LinuxHost", "PCI", "Virtio"]),
         .executableTarget(
             name: "outboard",
             dependencies: [
                 "BlockStorage", "Configuration", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe",
                 "VFIOUserCheck", "VFIOUserClient", "VFIOUserNegotiation", "VFIOUserRecording", "VFIOUserServer",
-                "VFIOUserTransport", "VFIOUserWire",
+                "VFIOUserTransport", "VFIOUserWire", "VirtioEntropy",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -114,6 +115,11 @@ let package = Package(
                 "CProcessCounters", "DMA", "DeviceModel", "Edu", "IOMMUTestDriver", "LinuxHost", "PCI", "Virtio",
                 "VirtioIOMMU",
             ]),
+            name: "VirtioEcho", dependencies: ["LinuxHost", "PCI", "Virtio"], path: "Tests/Support/VirtioEcho",
+            swiftSettings: house),
+        tests(
+            "VirtioTests",
+            ["DMA", "DeviceModel", "LinuxHost", "PCI", "Virtio", "VirtioEcho", "VirtioEntropy"]),
         .target(name: "CHeapCount", path: "Tests/Support/CHeapCount"),
         tests(
             "ConformanceTests",
@@ -128,12 +134,14 @@ let package = Package(
             name: "FuzzBodies",
             dependencies: [
                 "BlockStorage", "CLinuxShims", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI",
-                "VFIOUserCheck", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserWire",
+                "VFIOUserCheck", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserWire", "Virtio",
+                "VirtioEcho", "VirtioEntropy",
             ],
             path: "Tests/Fuzz/FuzzBodies",
             swiftSettings: house),
         fuzzer("WireFuzzer"),
         fuzzer("SessionFuzzer"),
+        fuzzer("VirtqueueFuzzer"),
         tests("FuzzTests", ["FuzzBodies"]),
         .target(name: "CBaselines", path: "Tests/Benchmarks/CBaselines"),
         .target(name: "CProcessCounters", path: "Tests/Benchmarks/CProcessCounters"),

@@ -10,7 +10,7 @@ extension DeviceConfiguration {
             throw ConfigurationError("", DeviceConfiguration.describe(error, in: text))
         }
         var members = try MemberReader(document, path: "")
-        let name = try members.required("device", "must name a device: nvme or edu") { $0.string }
+        let name = try members.required("device", "must name a device: nvme, edu or virtio-rng") { $0.string }
         let listener = try DeviceConfiguration.readListener(&members)
         let maxClients = try members.optional("maxClients", "must be 1 to 64") {
             $0.count(in: DeviceConfiguration.clientCounts)
@@ -24,8 +24,11 @@ extension DeviceConfiguration {
             device = .nvme(try NVMeOptions(options))
         case "edu":
             device = .edu(try members.object("options").map(EduOptions.init) ?? EduOptions())
+        case "virtio-rng":
+            try members.object("options")?.finish()
+            device = .virtioRNG
         default:
-            throw ConfigurationError("device", "must be nvme or edu")
+            throw ConfigurationError("device", "must be nvme, edu or virtio-rng")
         }
         try members.finish()
         self.init(device: device, listener: listener)

@@ -44,3 +44,34 @@ public enum VirtioFailure: Error, Hashable, Sendable {
     /// it has.
     case slowReset
 }
+
+extension VirtqueueError: CustomStringConvertible {
+    public var description: String {
+        switch self {
+        case .misplacedRing: "a ring is not aligned or has no room at its address"
+        case .overlappingRings: "the used ring lies over another part of the queue"
+        case .availableIndexTooFar(let index): "available index \(index) is too far ahead"
+        case .noSuchDescriptor(let number): "there is no descriptor \(number)"
+        case .descriptorInUse(let number): "descriptor \(number) is made available twice"
+        case .endlessChain: "a chain of descriptors has no end"
+        case .emptyDescriptor: "a descriptor has no bytes"
+        case .addressOverflow: "a descriptor runs past the top of memory"
+        case .bufferTooLarge: "a buffer has 4 GiB or more"
+        case .readableAfterWritable: "a readable descriptor follows a writable one"
+        case .readableOverlapsWritable: "a buffer is to be read where it is to be written"
+        case .misplacedIndirectTable: "an indirect table where there may be none"
+        case .indirectTableSize(let byteCount): "an indirect table of \(byteCount) bytes"
+        case .memory(let error, let range): "no access to \(range.first) to \(range.last): \(error)"
+        }
+    }
+}
+
+extension VirtioFailure: CustomStringConvertible {
+    public var description: String {
+        switch self {
+        case .queue(let number, let error): "queue \(number): \(error)"
+        case .device(let reason): reason
+        case .slowReset: "the device takes long to be reset"
+        }
+    }
+}

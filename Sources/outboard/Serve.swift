@@ -15,7 +15,8 @@ struct Serve: ParsableCommand {
         discussion: """
             Prints one line when the socket listens, then serves the clients that come until SIGTERM or SIGINT.
             """,
-        subcommands: [ServeNVMe.self, ServeEdu.self, ServeConfigured.self], defaultSubcommand: ServeConfigured.self)
+        subcommands: [ServeNVMe.self, ServeEdu.self, ServeVirtioRNG.self, ServeConfigured.self],
+        defaultSubcommand: ServeConfigured.self)
 }
 
 /// `outboard serve --config FILE`: the file names the device.
@@ -40,6 +41,7 @@ struct ServeConfigured: ParsableCommand {
         switch file.device {
         case .edu(let options): try common.serve(options, file)
         case .nvme(let options): try common.serve(options, file)
+        case .virtioRNG: try common.serveVirtioRNG(file)
         }
     }
 }

@@ -69,7 +69,7 @@ import Testing
         ),
         (#"{"device":"edu","options":{"dmaMask":65}}"#, "options.dmaMask: must be 12 to 64 bits"),
         (#"{"device":"edu","maxClients":65}"#, "maxClients: must be 1 to 64"),
-        (#"{"device":"disk"}"#, "device: must be nvme or edu"),
+        (#"{"device":"disk"}"#, "device: must be nvme, edu or virtio-rng"),
         (#"{"options":{}}"#, "device: is missing"),
         (#"{"device":"edu","socketPath":"a","fd":3}"#, "fd: cannot be given together with socketPath"),
         ("[]", "must be an object"),

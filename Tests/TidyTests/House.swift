@@ -45,6 +45,7 @@ enum House {
         "Edu": Rule(["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         "VirtioIOMMU": Rule(["DMA", "LinuxHost", "PCI", "Virtio"]),
         "Virtio": Rule(["DMA", "DeviceModel", "LinuxHost", "PCI"], others: ["Synchronization"]),
+        "VirtioEntropy": Rule(["LinuxHost", "PCI", "Virtio"]),
         "outboard": .everything,
     ]
 

@@ -3,6 +3,7 @@
 import re
 import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 from guestlab.cache import Cache, say
@@ -10,14 +11,16 @@ from guestlab.debian import RELEASE, PrivateArchive
 from guestlab.errors import Unavailable
 
 # Loaded by name in the guest, with what they depend on. The nvme driver and ext4 are built into this kernel.
-MODULES = ("virtio_iommu", "vfio_iommu_type1", "vfio_pci")
+MODULES = ("virtio_iommu", "vfio_iommu_type1", "vfio_pci", "virtio_rng")
 
 
 class Kernel:
     """`vmlinux`, and `modules/`: for each of MODULES a list of files to insert, in order, and the files."""
 
     def __init__(self, cache: Cache) -> None:
-        self.directory = cache.entry(f"kernel-{RELEASE}", _fetch)
+        # Modules are taken from the package only when it is unpacked, so another list of them is another entry.
+        modules = zlib.crc32(" ".join(MODULES).encode())
+        self.directory = cache.entry(f"kernel-{RELEASE}-{modules:08x}", _fetch)
         self.image = self.directory / "vmlinux"
         self.modules = self.directory / "modules"
 

@@ -136,6 +136,10 @@ class Lab:
         mask = "" if dma_mask is None else f",dma_mask={(1 << dma_mask) - 1:#x}"
         return Device(self._serve("edu", "edu", options), ["-device", f"edu{mask}"])
 
+    def virtio_rng(self) -> Device:
+        """Serves the virtio entropy device."""
+        return Device(self._serve("virtio-rng", "rng", []), ["-device", "virtio-rng-pci"])
+
     def machine(
         self,
         *devices: Device,
