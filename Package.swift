@@ -80,7 +80,7 @@ let package = Package(
         library("NVMe", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("Virtio", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
-        library("VirtioIOMMU", ["DMA", "DeviceModel", "LinuxHost", "PCI", "Virtio"]),
+        library("VirtioIOMMU", ["DMA", "LinuxHost", "PCI", "Virtio"]),
         library("VirtioEntropy", ["LinuxHost", "PCI", "Virtio"]),
         .executableTarget(
             name: "outboard",
@@ -108,6 +108,22 @@ let package = Package(
         tests("DeviceModelTests", ["DeviceModel", "LinuxHost"]),
         tests("EduTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "PCI"]),
         tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        .target(
+            name: "IOMMUTestDriver",
+            dependencies: ["DMA", "LinuxHost", "PCI", "Virtio", "VirtioIOMMU"],
+            path: "Tests/Support/IOMMUTestDriver", swiftSettings: house),
+        tests(
+            "VirtioIOMMUTests",
+            [
+                "CProcessCounters", "DMA", "DeviceModel", "Edu", "IOMMUTestDriver", "LinuxHost", "PCI", "Virtio",
+                "VirtioIOMMU",
+            ]),
+        .target(
+            name: "VirtioEcho", dependencies: ["LinuxHost", "PCI", "Virtio"], path: "Tests/Support/VirtioEcho",
+            swiftSettings: house),
+        tests(
+            "VirtioTests",
+            ["DMA", "DeviceModel", "LinuxHost", "PCI", "Virtio", "VirtioEcho", "VirtioEntropy"]),
         .target(name: "CHeapCount", path: "Tests/Support/CHeapCount"),
         tests(
             "ConformanceTests",
@@ -122,12 +138,14 @@ let package = Package(
             name: "FuzzBodies",
             dependencies: [
                 "BlockStorage", "CLinuxShims", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI",
-                "VFIOUserCheck", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserWire",
+                "VFIOUserCheck", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserWire", "Virtio",
+                "VirtioEcho", "VirtioEntropy",
             ],
             path: "Tests/Fuzz/FuzzBodies",
             swiftSettings: house),
         fuzzer("WireFuzzer"),
         fuzzer("SessionFuzzer"),
+        fuzzer("VirtqueueFuzzer"),
         tests("FuzzTests", ["FuzzBodies"]),
         .target(name: "CBaselines", path: "Tests/Benchmarks/CBaselines"),
         .target(name: "CProcessCounters", path: "Tests/Benchmarks/CProcessCounters"),

@@ -67,8 +67,8 @@ extension AddressSpaceState {
     private mutating func removeClaimed(by unmap: inout Unmap) -> UnmapStep? {
         var obstacle: UnmapStep?
         var free: [Mapping] = []
-        let claims = unmap.takeClaims()
-        for claim in claims {
+        var kept: MappingClaim?
+        for claim in unmap.claims {
             guard let mapping = table.mapping(like: claim) else { continue }
             let state = mapping.state
             if obstacle != nil {
@@ -77,12 +77,18 @@ extension AddressSpaceState {
                 mapping.endClaim()
                 if unmap.manner == .inOrder { obstacle = .failed(.busy) } else { unmap.hasPassedOver = true }
             } else if state.pinCount > 0 {
-                unmap.keep(claim)
-                if unmap.manner == .inOrder { obstacle = .ask([claim], accesses) }
+                if unmap.manner == .batch {
+                    unmap.held.append(claim)
+                } else {
+                    kept = claim
+                    obstacle = .ask([claim], accesses)
+                }
             } else {
                 free.append(mapping)
             }
         }
+        unmap.claims.removeAll(keepingCapacity: true)
+        if let kept { unmap.claims.append(kept) }
         if consumers.isEmpty || free.isEmpty {
             unmap.didRemove(free.map(\.range), table.remove(free))
             return obstacle
@@ -153,9 +159,9 @@ struct Unmap {
     /// The ranges above, the lowest last, none of which overlap.
     private var laterRanges: [IOVARange] = []
     /// The mappings it has blocked and is at work on, ascending.
-    fileprivate private(set) var claims: [MappingClaim] = []
+    fileprivate var claims: [MappingClaim] = []
     /// The mappings of a batch that are blocked and without readers, and have pins, ascending.
-    fileprivate private(set) var held: [MappingClaim] = []
+    fileprivate var held: [MappingClaim] = []
     /// Whether a batch has passed over a mapping that another thread is mapping or unmapping.
     fileprivate(set) var hasPassedOver = false
     private(set) var byteCount: UInt64 = 0
@@ -204,16 +210,6 @@ struct Unmap {
     fileprivate mutating func claim(_ mapping: Mapping) {
         claims.append(mapping.claim())
         if manner == .batch { next = mapping.range.last.successor }
-    }
-
-    fileprivate mutating func takeClaims() -> [MappingClaim] {
-        defer { claims = [] }
-        return claims
-    }
-
-    /// Stays with a mapping that has pins.
-    fileprivate mutating func keep(_ claim: MappingClaim) {
-        if manner == .batch { held.append(claim) } else { claims.append(claim) }
     }
 
     /// Takes up again what has pins.

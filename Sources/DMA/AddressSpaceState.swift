@@ -318,7 +318,7 @@ extension AddressSpaceState {
 
     /// Whether the memory of one of these mappings, which are given in ascending order, is just being entered elsewhere.
     func isCopying(from claims: [MappingClaim]) -> Bool {
-        copying.contains(where: claims.touch)
+        !copying.isEmpty && copying.contains(where: claims.touch)
     }
 }
 

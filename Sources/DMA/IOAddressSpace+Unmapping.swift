@@ -17,7 +17,8 @@ extension IOAddressSpace {
     public func unmap(
         _ range: IOVARange, file: StaticString = #fileID, line: UInt32 = #line
     ) throws(DMAError) -> UInt64 {
-        let unmap = try finish(Unmap(range), at: SourcePlace(file: file, line: line))
+        var unmap = Unmap(range)
+        try finish(&unmap, at: SourcePlace(file: file, line: line))
         if !unmap.hasRemoved && range != .everything { throw .notFound }
         return unmap.byteCount
     }
@@ -41,25 +42,25 @@ extension IOAddressSpace {
     public func unmapAll(
         in ranges: [IOVARange], file: StaticString = #fileID, line: UInt32 = #line
     ) throws(DMAError) -> UInt64 {
-        let unmap = try finish(Unmap(ranges), at: SourcePlace(file: file, line: line))
+        var unmap = Unmap(ranges)
+        try finish(&unmap, at: SourcePlace(file: file, line: line))
         if unmap.hasPassedOver { throw .busy }
         return unmap.byteCount
     }
 
     /// Carries out what the state decides.
-    private func finish(_ start: consuming Unmap, at place: SourcePlace) throws(DMAError) -> Unmap {
+    private func finish(_ unmap: inout Unmap, at place: SourcePlace) throws(DMAError) {
         if LockChecker.isOn { tellUnmap(at: place) }
         LockChecker.acquire(
             .unmapping, instance: ObjectIdentifier(self), mode: .shared, file: place.file, line: place.line)
         defer { LockChecker.release(.unmapping, instance: ObjectIdentifier(self)) }
-        var unmap = start
         var rounds = UnmapRounds()
         while true {
             let step = state.wait { state in state.isChangingConsumers ? nil : state.goOn(&unmap) }
             unmap.releaseBackings()
             switch step {
             case .finished:
-                return unmap
+                return
             case .failed(let error):
                 throw error
             case .drain(let claims, let accesses):

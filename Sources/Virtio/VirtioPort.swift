@@ -14,6 +14,11 @@ public final class VirtioPort: Sendable {
     /// Whether a reset, or the function's end, waits for the worker to come back from the device.
     public var isResetWanted: Bool { transport.state.withLock { $0.work.reset != nil || $0.work.isEnding } }
 
+    /// What the driver and the transport have agreed on, or nothing yet: known before the device is started.
+    public var features: VirtioFeatures {
+        transport.state.withLock { $0.registers.status.contains(.featuresOK) ? $0.features : [] }
+    }
+
     /// Tells the driver that something in the device's configuration has changed. Called right after the change.
     public func configurationDidChange() { transport.configurationDidChange() }
 

@@ -92,6 +92,23 @@ extension VirtioTransport {
         if isNews { report(failure) }
     }
 
+    /// The device's work on a queue has ended with an error.
+    ///
+    /// Memory that is out of reach because the function has been reset, or may not access any, is no fault of the driver's:
+    /// its reset may be on its way here. If none is, the broken queue is told of when the function may access memory again.
+    func fail(_ queue: Int, _ error: VirtqueueError, _ memory: GuestMemory, _ epoch: Int) {
+        guard case .memory = error else {
+            fail(.queue(number: queue, error), epoch)
+            return
+        }
+        guard port.memory === memory else { return }
+        if port.isBusMaster {
+            fail(.queue(number: queue, error), epoch)
+        } else {
+            update { if $0.work.epoch == epoch { $0.work.kicked |= 1 << UInt64(queue) } }
+        }
+    }
+
     func interrupt(queue number: Int, _ epoch: Int) {
         update { state in
             guard epoch == state.work.epoch, state.registers.status.contains(.driverOK) else { return }

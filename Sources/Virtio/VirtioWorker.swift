@@ -87,8 +87,8 @@ struct VirtioWorker<Device: VirtioDevice> {
     private func process(
         _ slot: inout Virtqueue?, _ number: Int, _ setup: QueueSetup, _ features: VirtioFeatures, _ epoch: Int
     ) {
-        // Without a client there is nobody to serve, and no memory.
-        guard let memory = slot?.memory.guest ?? transport.port.memory else { return }
+        // Without a client there is nobody to serve, and a queue in memory that has ended waits for the reset.
+        guard let memory = transport.port.memory, slot.map({ $0.memory.guest === memory }) ?? true else { return }
         do throws(VirtqueueError) {
             var queue: Virtqueue
             if let known = slot.take() {
@@ -101,7 +101,7 @@ struct VirtioWorker<Device: VirtioDevice> {
             try device.process(&queue, number: number)
             try queue.publish()
         } catch {
-            transport.fail(.queue(number: number, error), epoch)
+            transport.fail(number, error, memory, epoch)
         }
     }
 }

@@ -63,11 +63,12 @@ extension Domains {
         return .ok
     }
 
-    /// Lets what is attached to nothing reach all of guest memory, or nothing.
-    func setBypass(_ isBypassed: Bool, _ patience: Patience) {
+    /// Lets what is attached to nothing reach all of guest memory, or nothing, as the driver has written.
+    func applyBypass(_ patience: Patience) {
+        let isBypassed = bypassField.withLock { $0 }
+        guard state.withLock({ $0.isBypassed != isBypassed }) else { return }
         let endpoints = endpoints
         let moves = whenUnchanging { state -> [(IOMMUEndpoint, Placement)] in
-            guard state.isBypassed != isBypassed else { return [] }
             state.isBypassed = isBypassed
             return endpoints.values.filter { state.attachments[$0.id] == nil }.map { ($0, state.placement(of: $0.id)) }
         }
@@ -76,7 +77,8 @@ extension Domains {
 
     /// Forgets all domains: nothing is attached to anything, and nothing mapped. Devices are asked to let go as one unmap
     /// would ask them; what they then still hold they keep, closed to everything new, until they let go.
-    func reset(isBypassed: Bool) {
+    func reset() {
+        let isBypassed = bypassField.withLock { $0 }
         let endpoints = endpoints
         let (domains, placements) = whenUnchanging { state in
             let domains = Array(state.domains.values)

@@ -45,6 +45,8 @@ final class Domains: Sendable {
     /// Where nothing is.
     let nowhere = IOAddressSpace()
     let state: Monitor<State>
+    /// What the driver has last written to `bypass`, before whoever has the work carries it out.
+    let bypassField: Monitor<Bool>
     private let endpointsByID = Monitor<[EndpointID: IOMMUEndpoint]>([:])
     let report: @Sendable (IOMMUEvent) -> Void
 
@@ -53,6 +55,7 @@ final class Domains: Sendable {
         self.options = options
         self.report = report
         state = Monitor(State(isBypassed: options.startsInBypass))
+        bypassField = Monitor(options.startsInBypass)
     }
 
     var endpoints: [EndpointID: IOMMUEndpoint] { endpointsByID.withLock { $0 } }

@@ -42,7 +42,8 @@ final class IOMMURoute: DMARoute {
         }
         domains.work {
             memory?.detach(domains)
-            domains.reset(isBypassed: domains.options.startsInBypass)
+            domains.bypassField.withLock { $0 = domains.options.startsInBypass }
+            domains.reset()
         }
     }
 

@@ -30,7 +30,7 @@ extension VirtioIOMMU {
         var failure: VirtqueueError?
         domains.work {
             domains.moveStragglers()
-            applyConfiguration(patience)
+            domains.applyBypass(patience)
             do throws(VirtqueueError) {
                 try processBatch(&queue, patience)
             } catch {

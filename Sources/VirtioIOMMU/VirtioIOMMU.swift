@@ -18,8 +18,8 @@ public import Virtio
 /// leaves a domain's address space at once, before anything that could notice and before the driver sees any answer.
 ///
 /// Threads: requests on the function's worker, faults on a thread of their own, the configuration and guest memory on the
-/// connection's thread. A write to `bypass` is answered at once and carried out by the worker before any request that the
-/// driver makes available afterwards.
+/// connection's thread. A write to `bypass` is answered at once and carried out by the worker, once the driver has it run,
+/// before any request that is made available afterwards.
 ///
 /// Not implemented: migration, page tables of the guest, PASIDs and page requests.
 public final class VirtioIOMMU: VirtioDevice {
@@ -35,20 +35,12 @@ public final class VirtioIOMMU: VirtioDevice {
         static let events = 1
     }
 
-    /// What the driver has written and the worker has yet to look at.
-    private struct Configuration {
-        var isBypassed: Bool
-        /// Whether the driver has accepted the field.
-        var isWritable = false
-    }
-
     let domains: Domains
     let port: VirtioPort
     let outbox = FaultOutbox()
     let requests = Monitor(RequestState())
     private let route: IOMMURoute
     private let faults = FaultQueue()
-    private let configuration: Monitor<Configuration>
     private let reporter: OSThread
 
     public var options: Options { domains.options }
@@ -79,7 +71,6 @@ public final class VirtioIOMMU: VirtioDevice {
         self.domains = domains
         self.route = route
         self.port = port
-        configuration = Monitor(Configuration(isBypassed: domains.options.startsInBypass))
         let reporter = FaultReporter(faults: faults, domains: domains, outbox: outbox, report: domains.report)
         self.reporter = try OSThread(name: "iommu-faults") { reporter.run { port.schedule(Queue.events) } }
     }
@@ -121,28 +112,24 @@ public final class VirtioIOMMU: VirtioDevice {
 /// The configuration, on the connection's thread.
 extension VirtioIOMMU {
     public func readConfiguration(at offset: Int, byteCount: Int) -> UInt64 {
-        let isBypassed = configuration.withLock { $0.isBypassed }
-        let bytes = ConfigurationLayout.bytes(options, bypass: isBypassed)
+        let bytes = ConfigurationLayout.bytes(options, bypass: domains.bypassField.withLock { $0 })
         return bytes[offset..<offset + byteCount].reversed().reduce(0) { $0 << 8 | UInt64($1) }
     }
 
     /// Takes a whole write of 0 or 1 to the one field that can be written, if the driver has accepted that it is there; any
     /// other changes nothing.
     public func writeConfiguration(_ value: UInt64, at offset: Int, byteCount: Int) {
-        guard offset == ConfigurationLayout.bypassOffset, byteCount == 1, value <= 1 else { return }
-        let isTaken = configuration.withLock { configuration in
-            guard configuration.isWritable else { return false }
-            configuration.isBypassed = value == 1
-            return true
-        }
-        if isTaken { port.schedule(Queue.requests) }
+        guard offset == ConfigurationLayout.bypassOffset, byteCount == 1, value <= 1,
+            port.features.contains(.bypassConfiguration)
+        else { return }
+        domains.bypassField.withLock { $0 = value == 1 }
+        port.schedule(Queue.requests)
     }
 }
 
 /// The device's life, on the worker.
 extension VirtioIOMMU {
     public func start(features: VirtioFeatures) {
-        configuration.withLock { $0.isWritable = features.contains(.bypassConfiguration) }
         requests.withLock { $0.features = features }
     }
 
@@ -156,18 +143,9 @@ extension VirtioIOMMU {
     /// All endpoints are attached to nothing, and nothing is mapped. What the driver has written to `bypass` survives its own
     /// resets, not those of the machine.
     public func reset(_ kind: VirtioReset) {
-        let isBypassed = configuration.withLock { configuration in
-            configuration.isWritable = false
-            if kind == .function { configuration.isBypassed = options.startsInBypass }
-            return configuration.isBypassed
-        }
+        if kind == .function { domains.bypassField.withLock { $0 = options.startsInBypass } }
         _ = outbox.takeAll()
-        domains.work { domains.reset(isBypassed: isBypassed) }
-    }
-
-    /// Carries out what the driver has written to `bypass`. For whoever has the work.
-    func applyConfiguration(_ patience: Patience) {
-        domains.setBypass(configuration.withLock { $0.isBypassed }, patience)
+        domains.work { domains.reset() }
     }
 
     /// As long as nobody wants the device to stop.

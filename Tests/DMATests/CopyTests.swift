@@ -126,6 +126,56 @@ import Testing
         #expect(try target.copy(pages(5), from: source, to: iova(page), rights: .read) == iova(page))
     }
 
+    @Test func `M39 an unmap of the source waits for a copy under way, and refuses those behind it`() throws {
+        let (copying, mayGoOn, returned) = (Shared(false), Shared(false), Shared(false))
+        let consumer = WatchedConsumer { _ in
+            copying.update { $0 = true }
+            mayGoOn.wait { $0 }
+        } unmap: { _ in
+        }
+        for page in [4, 5, 9] as [UInt64] { try source.map(object, pages: pages(page)) }
+        try target.attach(consumer)
+        let copier = try OSThread(name: "copier") { [source, target] in
+            _ = try? target.copy(pages(4, 2), from: source, to: iova(0), rights: .read)
+        }
+        copying.wait { $0 }
+        let unmapper = try OSThread(name: "unmapper") { [source] in
+            _ = try? source.unmapAll(in: [pages(5)])
+            returned.update { $0 = true }
+        }
+        let elsewhere = IOAddressSpace()
+        var error: DMAError?
+        while error == nil {
+            error = errorOf { () throws(DMAError) in
+                try elsewhere.copy(pages(5), from: source, to: nil, rights: .read)
+            }
+        }
+        // The unmap has closed the mapping, and there it stands.
+        #expect(error == .invalid)
+        #expect(!returned.value)
+        #expect(source.ranges == [pages(4), pages(5), pages(9)])
+        // What is not copied just now goes at once.
+        #expect(try source.unmap(pages(9)) == page)
+        mayGoOn.update { $0 = true }
+        copier.join()
+        unmapper.join()
+        #expect(source.ranges == [pages(4)])
+        #expect(target.ranges == [pages(0), pages(1)])
+        #expect(try access.read(range(page, page)) == [5])
+        target.detach(consumer)
+    }
+
+    @Test func `a copy that fails keeps no unmap waiting`() throws {
+        try source.map(object, pages: pages(4))
+        try target.map(object, pages: pages(0))
+        #expect(throws: DMAError.exists) { try target.copy(pages(4), from: source, to: iova(0), rights: .read) }
+        #expect(throws: DMAError.notFound) { try target.copy(pages(4, 2), from: source, to: iova(0), rights: .read) }
+        #expect(try source.unmap(pages(4)) == page)
+        // And one within a space, whose lock is the same.
+        #expect(throws: DMAError.exists) { try target.copy(pages(0), from: target, to: iova(0), rights: .read) }
+        #expect(try target.unmapAll(in: [pages(0)]) == page)
+    }
+
     @Test func `a copy of remote memory asks the peer for the peer's addresses`() throws {
         let peer = PeerMemory(byteCount: 8 * Int(page))
         try source.map(.remote(peer), at: iova(page), byteCount: 2 * page, rights: [.read, .write])

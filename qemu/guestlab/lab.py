@@ -165,6 +165,10 @@ class Lab:
         mask = "" if dma_mask is None else f",dma_mask={(1 << dma_mask) - 1:#x}"
         return Device(self._service("edu", "edu", options), ["-device", f"edu{mask}"])
 
+    def virtio_rng(self) -> Device:
+        """Serves the virtio entropy device."""
+        return Device(self._service("virtio-rng", "rng", {}), ["-device", "virtio-rng-pci"])
+
     def machine(
         self,
         *devices: Device,

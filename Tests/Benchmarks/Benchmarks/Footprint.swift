@@ -42,7 +42,7 @@ func footprint(_ settings: Settings, _ report: Report) throws {
 }
 
 /// What the process has at a moment.
-private struct Holdings {
+struct Holdings {
     let heapBytes = Int(heap_bytes_in_use())
     let residentBytes = Int(resident_bytes())
     let descriptors = count_of_descriptors()

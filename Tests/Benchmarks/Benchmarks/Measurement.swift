@@ -12,6 +12,8 @@ struct Measurement: Sendable {
         Measurement(name: "pin", summary: "pin and unpin on one large mapping, several threads", run: pins),
         Measurement(name: "pairs", summary: "map and unmap, in batches of 64", run: pairs),
         Measurement(name: "unmap-latency", summary: "unmap beside eight busy readers", run: unmapLatency),
+        Measurement(name: "unmap-batch", summary: "64 unmaps as one, beside eight busy readers", run: unmapBatch),
+        Measurement(name: "domain-churn", summary: "copies from guest memory, and their unmaps", run: domainChurn),
         Measurement(name: "churn", summary: "reading while a writer maps and unmaps", run: churn),
         Measurement(name: "memory", summary: "bytes, descriptors and memory areas of many mappings", run: footprint),
         Measurement(name: "heap", summary: "allocations and reference counts of an operation", run: heapTraffic),

@@ -34,6 +34,15 @@ final class OutboardContender: Contender {
         try space.unmap(range)
     }
 
+    /// Unmaps the ranges as one operation.
+    func unmapTogether(_ ranges: [IOVARange]) {
+        do throws(DMAError) {
+            try space.unmapAll(in: ranges)
+        } catch {
+            fail("unmap", error)
+        }
+    }
+
     func load(_ iova: IOVA) throws(DMAError) -> UInt64 {
         var value: UInt64 = 0
         // The memory is there while the closure runs.
