@@ -158,7 +158,7 @@ let package = Package(
             ],
             path: "Tests/Benchmarks/Benchmarks",
             swiftSettings: house),
-        tests("ToolTests", ["JSONText", "LinuxHost", "outboard"]),
+        tests("ToolTests", ["JSONText", "LinuxHost", "VFIOUserClient", "outboard"]),
         tests(
             "VFIOUserCheckTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "VFIOUserCheck", "VFIOUserServer"]),
         tests(

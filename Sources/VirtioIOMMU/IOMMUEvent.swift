@@ -65,7 +65,7 @@ public struct IOMMUFault: Hashable, Sendable {
 }
 
 extension IOMMUEvent: CustomStringConvertible {
-    /// A line for a log.
+    /// A line for a log. It says nothing of events that were too many to be told of, which is for whoever sums them up.
     public var description: String {
         switch self {
         case .fault(let fault): fault.description
@@ -80,34 +80,31 @@ extension IOMMUEvent: CustomStringConvertible {
 extension RejectedRequest: CustomStringConvertible {
     public var description: String {
         "request \(number) refused with \(status): \(request.map(String.init(describing:)) ?? "unreadable")"
-            + suppressionNote(suppressedCount)
     }
 }
 
 extension IOMMUFault: CustomStringConvertible {
     public var description: String {
         let what = "endpoint \(endpoint) \(verb) \(address)"
-        let text =
-            switch cause {
-            case .notAttached: "DMA of an endpoint that is attached to no domain: \(what)"
-            case .neverMapped: "DMA to an address that was never mapped: \(what)\(place)"
-            case .unmapped(let ended):
-                "DMA after unmap: \(what), mapped \(age(ended.mapping.time)) before by request "
-                    + "\(ended.mapping.request) (\(ended.mapping)), unmapped \(age(ended.time)) before by request "
-                    + "\(ended.request)"
-            case .notYetMapped(let mapping):
-                "DMA before map: \(what), mapped \(age(mapping.time)) after by request \(mapping.request) (\(mapping))"
-            case .notPermitted(let mapping):
-                "DMA without permission: \(what), mapped \(age(mapping.time)) before by request \(mapping.request) "
-                    + "(\(mapping))"
-            case .noMemory(let mapping):
-                "DMA to what is no guest memory: \(what), mapped \(age(mapping.time)) before by request "
-                    + "\(mapping.request) (\(mapping))"
-            case .reserved(let range):
-                "DMA to reserved addresses: \(what), reserved \(range.hyphenated)"
-            case .domainEnded: "DMA in a domain that has ended: \(what)\(place)"
-            }
-        return text + suppressionNote(suppressedCount)
+        return switch cause {
+        case .notAttached: "DMA of an endpoint that is attached to no domain: \(what)"
+        case .neverMapped: "DMA to an address that was never mapped: \(what)\(place)"
+        case .unmapped(let ended):
+            "DMA after unmap: \(what), mapped \(age(ended.mapping.time)) before by request "
+                + "\(ended.mapping.request) (\(ended.mapping)), unmapped \(age(ended.time)) before by request "
+                + "\(ended.request)"
+        case .notYetMapped(let mapping):
+            "DMA before map: \(what), mapped \(age(mapping.time)) after by request \(mapping.request) (\(mapping))"
+        case .notPermitted(let mapping):
+            "DMA without permission: \(what), mapped \(age(mapping.time)) before by request \(mapping.request) "
+                + "(\(mapping))"
+        case .noMemory(let mapping):
+            "DMA to what is no guest memory: \(what), mapped \(age(mapping.time)) before by request "
+                + "\(mapping.request) (\(mapping))"
+        case .reserved(let range):
+            "DMA to reserved addresses: \(what), reserved \(range.hyphenated)"
+        case .domainEnded: "DMA in a domain that has ended: \(what)\(place)"
+        }
     }
 
     private var verb: String {
@@ -126,8 +123,6 @@ extension IOMMUFault: CustomStringConvertible {
         return "\(tenths / 10).\(tenths % 10) ms"
     }
 }
-
-private func suppressionNote(_ count: UInt64) -> String { count == 0 ? "" : "; \(count) before it are not told" }
 
 extension GuestMapping: CustomStringConvertible {
     public var description: String {

@@ -7,9 +7,14 @@ import VFIOUserTransport
 /// `outboard serve DEVICE`
 struct Serve: ParsableCommand {
     static let configuration = CommandConfiguration(
-        abstract: "Serve a device to QEMU.",
+        abstract: "Serve a device to QEMU, or an IOMMU and the devices behind it.",
         discussion: """
             Prints one line when the socket listens, then serves the clients that come until SIGTERM or SIGINT.
+
+            outboard serve --config FILE serves what the file describes: a device, or a topology, which is a virtio-iommu \
+            and devices in one process, each with a socket and a PCI address of its own (schemas/topology.schema.json). \
+            That prints a line for each socket when all of them listen, and then one for all. QEMU gets each as a device \
+            at its address, no IOMMU of its own, and the table that outboard viot writes.
             """,
         subcommands: [ServeNVMe.self, ServeEdu.self, ServeVirtioRNG.self, ServeConfigured.self],
         defaultSubcommand: ServeConfigured.self)

@@ -33,7 +33,7 @@ struct TopologyService {
         let identity: ServiceIdentity
         let path: String
         let listener: UNIXSocketListener
-        /// Whatever serves it, made when all listen.
+        /// Made when all listen.
         var server: Server?
         var recorder: Recorder?
 
@@ -54,6 +54,7 @@ struct TopologyService {
             // Before any image is created.
             var iommuPlace = try Place(topology.iommu.name, topology.iommu.socketPath, options)
             var places = try topology.devices.map { try Place($0.name, $0.socketPath, options) }
+            defer { for place in [iommuPlace] + places { place.recorder?.finish() } }
 
             let log = try IOMMULog(iommuPlace.identity.logger, deviceNames: deviceNames)
             let function = try VirtioIOMMU.makeFunction(
@@ -105,7 +106,7 @@ struct TopologyService {
     ) throws {
         let (stop, ended) = (try EventCounter(), try EventCounter())
         var threads: [OSThread] = []
-        defer { for place in places { place.recorder?.finish() } }
+        defer { log.summarize(iommu.statistics, isLast: true) }
         defer { for thread in threads { thread.join() } }
         defer { stop.signal() }
         for place in places {
@@ -132,7 +133,6 @@ struct TopologyService {
         try poller.add(signals.descriptor.rawValue, token: Token.signal.rawValue, interest: .readable)
         try poller.add(ended.rawDescriptor, token: Token.ended.rawValue, interest: .readable)
         try poller.add(log.news.rawDescriptor, token: Token.log.rawValue, interest: .readable)
-        defer { log.summarize(iommu.statistics, isLast: true) }
         while true {
             for event in try poller.wait(timeout: log.timeToSummary) {
                 switch Token(rawValue: event.token) {
