@@ -60,13 +60,16 @@ class Device:
 
         One that is asked for before there is a machine serves nothing else.
         """
-        if self.service is None:
-            raise ScenarioSkipped("needs a backend that is a process of its own")
-        return self.service.started_backend
+        return self._started_service.start()
 
     @property
     def served_by(self) -> Backend | None:
         return self.service and self.service.backend
+
+    @property
+    def socket_path(self) -> Path:
+        """Where it is served."""
+        return self._started_service.socket_path
 
     @property
     def recording(self) -> Path:
@@ -86,10 +89,14 @@ class Device:
     @property
     def properties(self) -> dict[str, object]:
         """What QEMU is told of a device that our backend serves; also what `Guest.plug` takes."""
+        return {**self._started_service.qemu_properties, **self._client_options}
+
+    @property
+    def _started_service(self) -> Service:
         if self.service is None:
             raise ScenarioSkipped("needs a backend that is a process of its own")
-        self.service.started_backend
-        return {**self.service.qemu_properties, **self._client_options}
+        self.service.start()
+        return self.service
 
 
 class Disk(Device):

@@ -54,9 +54,8 @@ class Service:
         self._log = directory / f"{name}.log"
         self._start = start
 
-    @property
-    def started_backend(self) -> Backend:
-        """The process that serves the device; one for it alone if there is none yet."""
+    def start(self) -> Backend:
+        """The process that serves the device; one is started for it alone if there is none yet."""
         if self.backend is None:
             arguments = [self.device, "--socket-path", str(self.socket_path), *self._words()]
             self.backend = self._start(arguments, [self.socket_path], self._log)
