@@ -73,6 +73,7 @@ extension VirtioMachine {
         write(4, 20, 1, 11)
         write(4, 22, 2, 0)
         write(4, 24, 2, UInt64(size))
+        try require(read(4, 24, 2) == UInt64(size), "the queue does not get \(size) entries")
         write(4, 32, 8, VirtqueueModel.readableBase)
         write(4, 40, 8, VirtqueueModel.readableBase + UInt64(VirtqueueModel.availableOffset))
         write(4, 48, 8, VirtqueueModel.usedBase)
