@@ -115,6 +115,7 @@ let package = Package(
                 "CProcessCounters", "DMA", "DeviceModel", "Edu", "IOMMUTestDriver", "LinuxHost", "PCI", "Virtio",
                 "VirtioIOMMU",
             ]),
+        .target(
             name: "VirtioEcho", dependencies: ["LinuxHost", "PCI", "Virtio"], path: "Tests/Support/VirtioEcho",
             swiftSettings: house),
         tests(
@@ -148,8 +149,8 @@ let package = Package(
         .executableTarget(
             name: "Benchmarks",
             dependencies: [
-                "BlockStorage", "CBaselines", "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "LinuxHost",
-                "NVMe", "VFIOUserServer",
+                "BlockStorage", "CBaselines", "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "IOMMUTestDriver",
+                "LinuxHost", "NVMe", "PCI", "VFIOUserServer", "VirtioIOMMU",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             path: "Tests/Benchmarks/Benchmarks",
