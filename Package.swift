@@ -164,7 +164,7 @@ let package = Package(
                 "BlockStorage", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI", "VFIOUserClient",
                 "VFIOUserRecording", "VFIOUserServer", "VFIOUserTransport", "VFIOUserWire",
             ], exclude: ["Fixtures"]),
-        tests("TidyTests", ["Edu", "NVMe", "PCI"]),
+        tests("TidyTests", ["Edu", "NVMe", "PCI", "Virtio"]),
         tests(
             "VFIOUserClientTests",
             [

@@ -282,6 +282,28 @@ struct Offence: CustomTestStringConvertible, Sendable {
         }
     }
 
+    @Test func `a driver that takes the bus away from a device that works hears of it afterwards`() {
+        let queue = driver.start(queue: EchoDevice.gatedQueue)
+        queue.set(0, Descriptor(address: queue.data, byteCount: 1))
+        driver.device.record.update { $0.isGateOpen = false }
+        queue.offer([0])
+        queue.kick()
+        driver.device.record.wait { $0.isAtGate ? () : nil }
+        driver.configure(0x04, 2, 2)
+        driver.device.record.update { $0.isGateOpen = true }
+        driver.device.record.wait { $0.isAtGate ? nil : () }
+        #expect(driver.status == 15)
+        #expect(driver.failures.all.isEmpty)
+        driver.configure(0x04, 2, 6)
+        driver.waitForNeedsReset()
+        driver.wait { !driver.failures.all.isEmpty }
+        guard case .queue(EchoDevice.gatedQueue, .memory(.notFound, _))? = driver.failures.all.first else {
+            Issue.record("\(driver.failures.all)")
+            return
+        }
+        #expect(driver.start().echo([6]) == [6])
+    }
+
     @Test func `a client that leaves while the device works`() throws {
         let queue = driver.start(queue: EchoDevice.gatedQueue)
         queue.set(0, Descriptor(address: queue.data, byteCount: 1))

@@ -6,8 +6,8 @@ from guestlab.lab import Lab
 ADDRESS = "0000:00:03.0"
 FUNCTION = f"/sys/bus/pci/devices/{ADDRESS}"
 DRIVER = "/sys/bus/pci/drivers/virtio-pci"
-# As lspci names the five structures that a driver looks for.
-STRUCTURES = ("CommonCfg", "ISR", "DeviceCfg", "Notify", "<access>")
+# As lspci names what a driver looks for; it has no name for the way through configuration space.
+STRUCTURES = ("CommonCfg", "ISR", "DeviceCfg", "Notify", "<unknown>")
 
 
 def run(lab: Lab) -> None:

@@ -3,6 +3,7 @@ import DeviceModel
 import Glibc
 import LinuxHost
 import PCI
+import Synchronization
 import Virtio
 
 /// A virtio function with the three kinds of memory of the model, driven through the face that a session uses.
@@ -11,6 +12,8 @@ final class VirtioMachine {
     private let function: any Device
     private let space = IOAddressSpace()
     private let memory: MemoryObject
+    /// What the device has been given to read.
+    private var shown: [UInt8] = []
     /// Where the three kinds lie in the object.
     private static let writableOffset = VirtqueueModel.readableByteCount
     private static let usedOffset = writableOffset + VirtqueueModel.writableByteCount
@@ -59,6 +62,7 @@ extension VirtioMachine {
     /// Agrees on features, sets queue 0 up and has the device run. Memory is as after power-on.
     func begin(size: Int, features: UInt64) throws(Finding) {
         fill(0, VirtqueueModel.readableByteCount, 0)
+        shown = [UInt8](repeating: 0, count: VirtqueueModel.readableByteCount)
         fill(Self.writableOffset, VirtqueueModel.writableByteCount, VirtqueueModel.blank)
         fill(Self.usedOffset, VirtqueueModel.usedByteCount, 0)
         write(4, 20, 1, 3)
@@ -69,6 +73,7 @@ extension VirtioMachine {
         write(4, 20, 1, 11)
         write(4, 22, 2, 0)
         write(4, 24, 2, UInt64(size))
+        try require(read(4, 24, 2) == UInt64(size), "the queue does not get \(size) entries")
         write(4, 32, 8, VirtqueueModel.readableBase)
         write(4, 40, 8, VirtqueueModel.readableBase + UInt64(VirtqueueModel.availableOffset))
         write(4, 48, 8, VirtqueueModel.usedBase)
@@ -111,7 +116,7 @@ extension VirtioMachine {
     private func wait(_ complaint: String, until isDone: () -> Bool) throws(Finding) {
         let end = MonotonicInstant.after(Self.patience)
         while !isDone() {
-            try require(end > .now, complaint)
+            try require(end > .now, "\(complaint); the device's status is \(status), the used index \(usedIndex)")
             sched_yield()
         }
     }
@@ -121,7 +126,13 @@ extension VirtioMachine {
 extension VirtioMachine {
     /// Shows the device what the model has for it to read; the available index last.
     func show(_ model: VirtqueueModel) {
-        for (place, byte) in model.readable.enumerated() { unsafe memory.bytes[place] = byte }
+        shown = model.readable
+        let index = VirtqueueModel.availableOffset + 2..<VirtqueueModel.availableOffset + 4
+        for (place, byte) in shown.enumerated() where !index.contains(place) { unsafe memory.bytes[place] = byte }
+        // The device may look before it is told to.
+        atomicMemoryFence(ordering: .sequentiallyConsistent)
+        unsafe memory.bytes.storeBytes(
+            of: shown.u16(at: index.lowerBound).littleEndian, toByteOffset: index.lowerBound, as: UInt16.self)
     }
 
     private func fill(_ start: Int, _ byteCount: Int, _ value: UInt8) {
@@ -141,7 +152,7 @@ extension VirtioMachine {
 
     /// Whether memory is what the model has made of it.
     func compare(_ model: VirtqueueModel) throws(Finding) {
-        for place in 0..<VirtqueueModel.readableByteCount where unsafe memory.bytes[place] != model.readable[place] {
+        for place in 0..<VirtqueueModel.readableByteCount where unsafe memory.bytes[place] != shown[place] {
             throw Finding("the device has written to 0x\(String(place, radix: 16)) of what it may read")
         }
         for place in 0..<VirtqueueModel.writableByteCount where !model.isOpen[place] {

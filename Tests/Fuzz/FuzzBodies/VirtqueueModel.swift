@@ -25,6 +25,9 @@ struct VirtqueueModel {
 
     enum Device {
         case echo, entropy
+
+        /// How many entries its queue has at most.
+        var maximumSize: Int { self == .echo ? 256 : 64 }
     }
 
     /// What a chain of descriptors comes to.

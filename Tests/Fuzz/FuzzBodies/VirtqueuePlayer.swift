@@ -44,7 +44,11 @@ public final class VirtqueuePlayer {
         try script.begin()
         var expected: String?
         while expected == nil, !choices.isAtEnd, !script.model.isSpoiled {
-            expected = try script.step(&choices)
+            do throws(Finding) {
+                expected = try script.step(&choices)
+            } catch {
+                throw Finding("\(error); it says: \(failures.withLock { $0 })")
+            }
             statistics.steps += 1
         }
         try machine.reset()

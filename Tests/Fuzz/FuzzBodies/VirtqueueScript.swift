@@ -9,10 +9,13 @@ struct VirtqueueScript {
 
     init(_ machine: VirtioMachine, _ choices: inout Choices) {
         self.machine = machine
-        let size = 1 << choices.below(9)
+        let size = 1 << choices.below(machine.device.maximumSize.trailingZeroBitCount + 1)
         let agreed = choices.byte()
         features = UInt64(agreed & 1 ^ 1) << 28 | UInt64(agreed >> 1 & 1) << 29
         model = VirtqueueModel(device: machine.device, size: size, hasTables: agreed & 1 == 0)
+        // A byte to read each, so that entries of any kind come to something.
+        let address = VirtqueueModel.readableBase + UInt64(VirtqueueModel.bytesOffset)
+        for index in 0..<size { model.set(index, address: address, 1, flags: 0, next: 0) }
     }
 
     func begin() throws(Finding) { try machine.begin(size: model.size, features: features) }
@@ -21,13 +24,13 @@ struct VirtqueueScript {
     ///
     /// - Returns: the error that it makes the device end its work with, if it does.
     mutating func step(_ choices: inout Choices) throws(Finding) -> String? {
-        switch choices.below(8) {
+        switch choices.below(12) {
         case 0, 1: goodChain(&choices)
-        case 2: goodTable(&choices)
-        case 3: descriptor(&choices, table: nil)
-        case 4: descriptor(&choices, table: choices.below(64))
-        case 5: model.offer(choices.below(model.size * 2), number: advance())
-        case 6: model.readable.put(choices.edge(), at: choices.below(VirtqueueModel.bytesOffset - 8), byteCount: 2)
+        case 2, 3: goodTable(&choices)
+        case 4: descriptor(&choices, table: nil)
+        case 5: descriptor(&choices, table: choices.below(64))
+        case 6: model.offer(choices.below(choices.chance(16) ? 1 << 16 : model.size), number: advance())
+        case 7: model.readable.put(choices.edge(), at: choices.below(VirtqueueModel.bytesOffset - 8), byteCount: 2)
         default: return try kick(&choices)
         }
         return nil
@@ -40,7 +43,9 @@ struct VirtqueueScript {
         let readableCount = choices.below(count + 1)
         for number in 0..<count {
             let isWritable = number >= readableCount
-            let (address, byteCount) = piece(&choices, isWritable: isWritable)
+            var (address, byteCount) = piece(&choices, isWritable: isWritable)
+            if choices.chance(4) { address = choices.edge() }
+            if choices.chance(4) { byteCount = UInt32(truncatingIfNeeded: choices.edge()) }
             let next = (first + number + 1) % model.size
             model.set(
                 (first + number) % model.size, address: address, byteCount,
@@ -88,7 +93,8 @@ struct VirtqueueScript {
 
     private func piece(_ choices: inout Choices, isWritable: Bool) -> (UInt64, UInt32) {
         let byteCount = UInt32(1 + choices.below(choices.chance(32) ? 4096 : 64))
-        if isWritable {
+        // Now and then what is to be read lies where something else may be written.
+        if isWritable || choices.chance(4) {
             return (VirtqueueModel.writableBase + UInt64(choices.below(VirtqueueModel.writableByteCount)), byteCount)
         }
         let room = VirtqueueModel.readableByteCount - VirtqueueModel.bytesOffset
