@@ -75,6 +75,12 @@ extension Domain {
         return mapping
     }
 
+    /// Takes a mapping out of the table whose pieces could not all be entered.
+    mutating func takeBack(_ mapping: GuestMapping) {
+        table.removeAll(in: mapping.range) { leaving.append($0) }
+        leavingRanges.append(mapping.range)
+    }
+
     /// Takes mappings out of the table, and notes them as leaving the address space.
     ///
     /// - Throws: the status of a request that is refused; nothing has changed then.

@@ -63,29 +63,31 @@ extension Domains {
         return .ok
     }
 
-    /// Lets what is attached to nothing reach all of guest memory, or nothing, as the driver has written.
-    func applyBypass(_ patience: Patience) {
-        let isBypassed = bypassField.withLock { $0 }
-        guard state.withLock({ $0.isBypassed != isBypassed }) else { return }
+    /// Does what the driver has written to `bypass`. Devices that keep pins hold it up for a second in all; they are moved
+    /// later.
+    func applyBypass() {
         let endpoints = endpoints
         let moves = whenUnchanging { state -> [(IOMMUEndpoint, Placement)] in
-            state.isBypassed = isBypassed
+            state.isBypassed = state.wantsBypass
             return endpoints.values.filter { state.attachments[$0.id] == nil }.map { ($0, state.placement(of: $0.id)) }
         }
-        for (endpoint, placement) in moves { move(endpoint, to: placement, patience) }
+        let end = MonotonicInstant.after(.seconds(1))
+        for (endpoint, placement) in moves {
+            endpoint.place(placement)
+            if endpoint.settle(onlyWithoutPins: .now > end) == .held { report(.moveWaits(endpoint.id)) }
+        }
     }
 
     /// Forgets all domains: nothing is attached to anything, and nothing mapped. Devices are asked to let go as one unmap
     /// would ask them; what they then still hold they keep, closed to everything new, until they let go.
     func reset() {
-        let isBypassed = bypassField.withLock { $0 }
         let endpoints = endpoints
         let (domains, placements) = whenUnchanging { state in
             let domains = Array(state.domains.values)
             state.domains.removeAll()
             state.attachments.removeAll()
             state.history = MappingHistory()
-            state.isBypassed = isBypassed
+            state.isBypassed = state.wantsBypass
             return (domains, endpoints.values.map { ($0, state.placement(of: $0.id)) })
         }
         for (endpoint, placement) in placements {

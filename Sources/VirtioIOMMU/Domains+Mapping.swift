@@ -18,10 +18,14 @@ extension Domains {
         } _: { plan in
             guard let (space, mapping, pieces) = plan else { return }
             do throws(DMAError) {
-                try enter(pieces, in: space)
+                for piece in pieces {
+                    try space.map(
+                        piece.backing, at: piece.range.first, byteCount: piece.range.byteCount, rights: piece.rights)
+                }
             } catch {
                 status = error == .noSpace ? .outOfMemory : .deviceError
-                state.withLock { $0.domains[request.domain]?.table.removeAll(in: mapping.range) { _ in } }
+                // Devices may have found the first pieces by now, so these leave as any others.
+                state.withLock { $0.domains[request.domain]?.takeBack(mapping) }
             }
         }
         return status
@@ -31,20 +35,6 @@ extension Domains {
         guard request.first <= request.last else { return false }
         let range = IOVARange(first: IOVA(request.first), last: IOVA(request.last))
         return state.withLock { $0.domains[request.domain]?.isLeaving(range) ?? false }
-    }
-
-    /// Enters all pieces, or none.
-    private func enter(_ pieces: [MemoryPiece], in space: IOAddressSpace) throws(DMAError) {
-        for (index, piece) in pieces.enumerated() {
-            do throws(DMAError) {
-                try space.map(
-                    piece.backing, at: piece.range.first, byteCount: piece.range.byteCount, rights: piece.rights)
-            } catch {
-                // Devices may have found the others by now, but the guest has not been told that they may.
-                remove(pieces[..<index].map(\.range), from: space, .endless)
-                throw error
-            }
-        }
     }
 
     /// Unmaps for the guest. What that takes out of the address space waits for `removeLeaving`.

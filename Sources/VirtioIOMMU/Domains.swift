@@ -22,8 +22,10 @@ final class Domains: Sendable {
         var history = MappingHistory()
         /// Where each endpoint is; none where it is attached to nothing.
         var attachments: [EndpointID: DomainID] = [:]
-        /// Whether what is attached to nothing reaches all of guest memory.
+        /// Whether what is attached to nothing reaches all of guest memory, and whether it is to: whoever has the work sees
+        /// to it before giving that up.
         var isBypassed: Bool
+        var wantsBypass: Bool
         /// Address spaces without a domain that a device still keeps pins in.
         var remains: [IOAddressSpace] = []
         var statistics = IOMMUStatistics()
@@ -33,6 +35,7 @@ final class Domains: Sendable {
 
         init(isBypassed: Bool) {
             self.isBypassed = isBypassed
+            wantsBypass = isBypassed
         }
 
         mutating func takeSerial() -> DomainSerial {
@@ -45,8 +48,6 @@ final class Domains: Sendable {
     /// Where nothing is.
     let nowhere = IOAddressSpace()
     let state: Monitor<State>
-    /// What the driver has last written to `bypass`, before whoever has the work carries it out.
-    let bypassField: Monitor<Bool>
     private let endpointsByID = Monitor<[EndpointID: IOMMUEndpoint]>([:])
     let report: @Sendable (IOMMUEvent) -> Void
 
@@ -55,7 +56,6 @@ final class Domains: Sendable {
         self.options = options
         self.report = report
         state = Monitor(State(isBypassed: options.startsInBypass))
-        bypassField = Monitor(options.startsInBypass)
     }
 
     var endpoints: [EndpointID: IOMMUEndpoint] { endpointsByID.withLock { $0 } }
@@ -70,14 +70,37 @@ final class Domains: Sendable {
     }
 
     /// Runs `body` when no other work is done.
-    func work<Result>(_ body: () -> Result) -> Result {
+    func work(_ body: () -> Void) {
         state.wait { state -> Void? in
             guard !state.isAtWork else { return nil }
             state.isAtWork = true
             return ()
         }
-        defer { state.update { $0.isAtWork = false } }
-        return body()
+        body()
+        endWork()
+    }
+
+    /// Lets what is attached to nothing reach all of guest memory, or nothing: before this returns, unless somebody is at
+    /// work, who then does it before anything else can be.
+    func setBypass(_ isBypassed: Bool) {
+        let isFree = state.withLock { state in
+            state.wantsBypass = isBypassed
+            defer { state.isAtWork = true }
+            return !state.isAtWork
+        }
+        if isFree { endWork() }
+    }
+
+    private func endWork() {
+        while true {
+            let isDone = state.update { state in
+                if state.wantsBypass != state.isBypassed { return false }
+                state.isAtWork = false
+                return true
+            }
+            if isDone { return }
+            applyBypass()
+        }
     }
 
     /// Runs `body` under the lock when nobody is changing anything.
@@ -101,7 +124,8 @@ final class Domains: Sendable {
         var configuration = IOAddressSpace.Configuration()
         configuration.pageSize = min(configuration.pageSize, options.granule)
         // Of the pieces of all mappings together: room for each in two sections.
-        configuration.maximumMappings = options.maximumMappings.multipliedReportingOverflow(by: 2).partialValue
+        let (twice, overflow) = options.maximumMappings.multipliedReportingOverflow(by: 2)
+        configuration.maximumMappings = overflow ? .max : twice
         return IOAddressSpace(configuration)
     }
 }

@@ -25,11 +25,11 @@ struct FaultReporter: Sendable {
         let cause: IOMMUFault.Cause
         if case .domain(let id, let serial, _) = fault.placement {
             domain = id
-            cause = domains.state.withLock { $0.statistics.faultCount += 1; return $0.cause(of: fault, in: id, serial) }
+            cause = domains.state.withLock { $0.cause(of: fault, in: id, serial) }
         } else {
-            domains.state.withLock { $0.statistics.faultCount += 1 }
             cause = .notAttached
         }
+        domains.state.withLock { $0.statistics.faultCount += 1 }
         return IOMMUFault(
             endpoint: fault.endpoint, domain: domain, address: fault.address, rights: fault.rights, time: fault.time,
             cause: cause, suppressedCount: fault.suppressedCount)
@@ -37,18 +37,27 @@ struct FaultReporter: Sendable {
 }
 
 extension Domains.State {
-    /// What an address of a domain was at the time of a fault.
+    /// What an address of a domain was at the time of a fault. Since then it may have been unmapped, or mapped again.
     fileprivate func cause(of fault: PendingFault, in id: DomainID, _ serial: DomainSerial) -> IOMMUFault.Cause {
-        if let region = fault.reserved.first(where: { $0.range.contains(fault.address) }) { return .reserved(region.range) }
+        let region = fault.reserved.first { $0.range.contains(fault.address) }
+        if let region { return .reserved(region.range) }
         let domain = domains[id].flatMap { $0.serial == serial ? $0 : nil }
-        let ended = history.last(at: fault.address, in: serial)
-        guard let mapping = domain?.table.mapping(at: fault.address) else {
-            if let ended { return .unmapped(ended) }
-            return domain == nil ? .domainEnded : .neverMapped
+        let current = domain?.table.mapping(at: fault.address)
+        if let current, current.time <= fault.time { return cause(of: fault, under: current) }
+        if let ended = history.last(at: fault.address, in: serial, mappedBefore: fault.time) {
+            return ended.time <= fault.time ? .unmapped(ended) : cause(of: fault, under: ended.mapping)
         }
-        if mapping.time > fault.time { return ended.map { .unmapped($0) } ?? .notYetMapped(mapping) }
+        if let current { return .notYetMapped(current) }
+        return domain == nil ? .domainEnded : .neverMapped
+    }
+
+    /// Why an access was refused although something was mapped.
+    private func cause(of fault: PendingFault, under mapping: GuestMapping) -> IOMMUFault.Cause {
         guard mapping.rights.isSuperset(of: fault.rights) else { return .notPermitted(mapping) }
-        return .noMemory(mapping)
+        let offset = fault.address.rawValue - mapping.range.first.rawValue
+        let hasMemory = mapping.leadsToMemory && sections.allow(fault.rights, at: IOVA(mapping.physical + offset))
+        // It was just being mapped.
+        return hasMemory ? .notYetMapped(mapping) : .noMemory(mapping)
     }
 }
 

@@ -29,6 +29,12 @@ struct GuestSections: Sendable {
         return pieces
     }
 
+    /// Whether there is memory at an address that can be used so.
+    func allow(_ rights: AccessRights, at iova: IOVA) -> Bool {
+        let index = index(above: iova) - 1
+        return index >= 0 && sections[index].range.contains(iova) && sections[index].rights.isSuperset(of: rights)
+    }
+
     private func index(above iova: IOVA) -> Int {
         var low = 0
         var high = sections.count

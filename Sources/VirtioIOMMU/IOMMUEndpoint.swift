@@ -40,7 +40,8 @@ public final class IOMMUEndpoint: DMARoute {
     private let faults: FaultQueue
     private let state: Monitor<State>
 
-    init(id: EndpointID, reserved: [ReservedRegion], placement: Placement, nowhere: IOAddressSpace, faults: FaultQueue) {
+    init(id: EndpointID, reserved: [ReservedRegion], placement: Placement, nowhere: IOAddressSpace, faults: FaultQueue)
+    {
         self.id = id
         self.reserved = reserved
         self.nowhere = nowhere
@@ -96,7 +97,8 @@ public final class IOMMUEndpoint: DMARoute {
         let time = MonotonicInstant.now
         let (placement, suppressed) = state.withLock { state -> (Placement?, UInt64) in
             // An access on its way is refused everything, which is no fault of the guest's.
-            guard let entry = state.entries.first(where: { $0.access === access }), !entry.isBusy else { return (nil, 0) }
+            let isOnItsWay = state.entries.first { $0.access === access }?.isBusy ?? true
+            if isOnItsWay { return (nil, 0) }
             if case .bypass = state.placement { return (nil, 0) }
             guard let suppressed = state.limit.admit(at: time) else {
                 faults.countSuppressed()

@@ -34,11 +34,11 @@ public struct IOMMUFault: Hashable, Sendable {
         case neverMapped
         /// What was mapped there is not any more: DMA after unmap.
         case unmapped(EndedMapping)
-        /// It was mapped after the access.
+        /// It was mapped after the access, or just then.
         case notYetMapped(GuestMapping)
         /// It is mapped, but not for this.
         case notPermitted(GuestMapping)
-        /// It is mapped, but leads to no guest memory.
+        /// It is mapped, but leads to no guest memory that can be used so.
         case noMemory(GuestMapping)
         /// It cannot be mapped.
         case reserved(IOVARange)

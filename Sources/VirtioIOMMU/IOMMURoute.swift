@@ -42,7 +42,7 @@ final class IOMMURoute: DMARoute {
         }
         domains.work {
             memory?.detach(domains)
-            domains.bypassField.withLock { $0 = domains.options.startsInBypass }
+            domains.state.withLock { $0.wantsBypass = domains.options.startsInBypass }
             domains.reset()
         }
     }

@@ -1,4 +1,5 @@
 import DMA
+import LinuxHost
 
 /// The mappings that ended last, in all domains, for whoever wants to know what an address was.
 struct MappingHistory: Sendable {
@@ -23,11 +24,12 @@ struct MappingHistory: Sendable {
         }
     }
 
-    /// The mapping of a domain that held an address last.
-    func last(at iova: IOVA, in domain: DomainSerial) -> EndedMapping? {
-        let ascending = [entries[next...], entries[..<next]]
-        for part in ascending.reversed() {
-            let entry = part.last { $0.domain == domain && $0.ended.mapping.range.contains(iova) }
+    /// The last mapping of a domain that held an address and was there already at a time.
+    func last(at iova: IOVA, in domain: DomainSerial, mappedBefore time: MonotonicInstant) -> EndedMapping? {
+        for part in [entries[..<next], entries[next...]] {
+            let entry = part.last {
+                $0.domain == domain && $0.ended.mapping.range.contains(iova) && $0.ended.mapping.time <= time
+            }
             if let entry { return entry.ended }
         }
         return nil

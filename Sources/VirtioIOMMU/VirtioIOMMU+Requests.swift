@@ -8,8 +8,6 @@ struct RequestState {
     /// The number of the last request; they are counted over resets.
     fileprivate var count: UInt64 = 0
     fileprivate var rejections = RateLimit()
-    /// Where requests are copied to be read, as large as the longest.
-    fileprivate var bytes = [UInt8](repeating: 0, count: IOMMURequest.maximumByteCount)
 }
 
 /// What is written for a request.
@@ -30,7 +28,6 @@ extension VirtioIOMMU {
         var failure: VirtqueueError?
         domains.work {
             domains.moveStragglers()
-            domains.applyBypass(patience)
             do throws(VirtqueueError) {
                 try processBatch(&queue, patience)
             } catch {
@@ -69,9 +66,9 @@ extension VirtioIOMMU {
             try queue.write(status.tail.span, to: buffer)
             written = IOMMUStatus.tailByteCount
         case .properties(let properties, let status):
-            let bytes = properties + status.tail
-            try queue.write(bytes.span, to: buffer)
-            written = bytes.count
+            try queue.write(properties.span, to: buffer)
+            try queue.write(status.tail.span, to: buffer, at: properties.count)
+            written = properties.count + IOMMUStatus.tailByteCount
         }
         queue.complete(buffer, writtenByteCount: written)
     }
@@ -82,17 +79,17 @@ extension VirtioIOMMU {
         guard buffer.readableByteCount >= IOMMURequest.headByteCount,
             buffer.writableByteCount >= IOMMUStatus.tailByteCount
         else { return .none }
-        var (bytes, features) = requests.withLock { ($0.bytes, $0.features) }
-        let byteCount = min(buffer.readableByteCount, IOMMURequest.maximumByteCount)
+        // As large as the longest request; what follows in a buffer is ignored.
+        var bytes = InlineArray<72, UInt8>(repeating: 0)
+        let byteCount = min(buffer.readableByteCount, bytes.count)
         var space = bytes.mutableSpan
         var part = space._mutatingExtracting(0..<byteCount)
         try queue.read(buffer, into: &part)
-        return answer(to: bytes.span.extracting(0..<byteCount), room: buffer.writableByteCount, features, patience)
+        return answer(to: bytes.span.extracting(0..<byteCount), room: buffer.writableByteCount, patience)
     }
 
-    private func answer(
-        to bytes: Span<UInt8>, room: Int, _ features: VirtioFeatures, _ patience: Patience
-    ) -> Answer {
+    private func answer(to bytes: Span<UInt8>, room: Int, _ patience: Patience) -> Answer {
+        let features = requests.withLock { $0.features }
         guard let kind = IOMMURequest.Kind(rawValue: bytes[0]), kind.isOffered(by: features) else { return .none }
         if kind == .probe, room < options.probeByteCount + IOMMUStatus.tailByteCount { return .none }
         let number = requests.withLock { state in

@@ -18,8 +18,8 @@ public import Virtio
 /// leaves a domain's address space at once, before anything that could notice and before the driver sees any answer.
 ///
 /// Threads: requests on the function's worker, faults on a thread of their own, the configuration and guest memory on the
-/// connection's thread. A write to `bypass` is answered at once and carried out by the worker, once the driver has it run,
-/// before any request that is made available afterwards.
+/// connection's thread. A write to `bypass` is carried out before it is answered, or, while the worker has requests at hand,
+/// before it looks at any that are made available afterwards.
 ///
 /// Not implemented: migration, page tables of the guest, PASIDs and page requests.
 public final class VirtioIOMMU: VirtioDevice {
@@ -112,7 +112,7 @@ public final class VirtioIOMMU: VirtioDevice {
 /// The configuration, on the connection's thread.
 extension VirtioIOMMU {
     public func readConfiguration(at offset: Int, byteCount: Int) -> UInt64 {
-        let bytes = ConfigurationLayout.bytes(options, bypass: domains.bypassField.withLock { $0 })
+        let bytes = ConfigurationLayout.bytes(options, bypass: domains.state.withLock { $0.wantsBypass })
         return bytes[offset..<offset + byteCount].reversed().reduce(0) { $0 << 8 | UInt64($1) }
     }
 
@@ -122,8 +122,7 @@ extension VirtioIOMMU {
         guard offset == ConfigurationLayout.bypassOffset, byteCount == 1, value <= 1,
             port.features.contains(.bypassConfiguration)
         else { return }
-        domains.bypassField.withLock { $0 = value == 1 }
-        port.schedule(Queue.requests)
+        domains.setBypass(value == 1)
     }
 }
 
@@ -143,8 +142,8 @@ extension VirtioIOMMU {
     /// All endpoints are attached to nothing, and nothing is mapped. What the driver has written to `bypass` survives its own
     /// resets, not those of the machine.
     public func reset(_ kind: VirtioReset) {
-        if kind == .function { domains.bypassField.withLock { $0 = options.startsInBypass } }
-        _ = outbox.takeAll()
+        if kind == .function { domains.state.withLock { $0.wantsBypass = options.startsInBypass } }
+        outbox.count(dropped: outbox.takeAll().count)
         domains.work { domains.reset() }
     }
 

@@ -50,13 +50,14 @@ import VirtioIOMMU
         #expect(driver.nextEvent() == event(2, 0x103, 0xa000))
         let faults = log.waitForFaults(3)
         #expect(faults[0].cause == .neverMapped)
-        #expect(faults[0].description == "DMA to an address that was never mapped: endpoint 00:04.0 read 0x9000 in domain 1")
+        let never = "DMA to an address that was never mapped: endpoint 00:04.0"
+        #expect(faults[0].description == "\(never) read 0x9000 in domain 1")
         guard case .notPermitted(let mapping) = faults[1].cause else {
             Issue.record("\(faults[1])")
             return
         }
         #expect(mapping.request == 2 && mapping.rights == .read && mapping.physical == data)
-        #expect(faults[2].description.hasPrefix("DMA to an address that was never mapped: endpoint 00:04.0 held 0xa000"))
+        #expect(faults[2].description == "\(never) held 0xa000 in domain 1")
     }
 
     @Test func `V58 the first address that fails is told, once for each access`() throws {

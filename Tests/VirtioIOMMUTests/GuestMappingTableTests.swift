@@ -7,7 +7,8 @@ import Testing
 @Suite struct `The table of mappings` {
     private func mapping(_ first: UInt64, _ last: UInt64) -> GuestMapping {
         GuestMapping(
-            range: IOVARange(first: IOVA(first), last: IOVA(last)), physical: first, rights: .read, request: 0, time: .now)
+            range: IOVARange(first: IOVA(first), last: IOVA(last)), physical: first, rights: .read, request: 0,
+            time: .now)
     }
 
     private func range(_ first: UInt64, _ last: UInt64) -> IOVARange { IOVARange(first: IOVA(first), last: IOVA(last)) }
@@ -74,8 +75,8 @@ import Testing
 @Suite struct `The history of mappings` {
     private func entry(_ number: UInt64, at address: UInt64, domain: UInt64 = 1) -> MappingHistory.Entry {
         let mapping = GuestMapping(
-            range: IOVARange(first: IOVA(address), last: IOVA(address + 9)), physical: 0, rights: .read, request: number,
-            time: .now)
+            range: IOVARange(first: IOVA(address), last: IOVA(address + 9)), physical: 0, rights: .read,
+            request: number, time: .now)
         return MappingHistory.Entry(
             domain: DomainSerial(rawValue: domain),
             ended: EndedMapping(mapping: mapping, request: number + 1, time: .now))
@@ -86,20 +87,25 @@ import Testing
         history.append(entry(1, at: 0))
         history.append(entry(5, at: 5))
         history.append(entry(9, at: 0, domain: 2))
-        #expect(history.last(at: IOVA(3), in: DomainSerial(rawValue: 1))?.mapping.request == 1)
-        #expect(history.last(at: IOVA(7), in: DomainSerial(rawValue: 1))?.mapping.request == 5)
-        #expect(history.last(at: IOVA(3), in: DomainSerial(rawValue: 2))?.mapping.request == 9)
-        #expect(history.last(at: IOVA(15), in: DomainSerial(rawValue: 1)) == nil)
+        #expect(history.last(at: IOVA(3), in: DomainSerial(rawValue: 1), mappedBefore: .now)?.mapping.request == 1)
+        #expect(history.last(at: IOVA(7), in: DomainSerial(rawValue: 1), mappedBefore: .now)?.mapping.request == 5)
+        #expect(history.last(at: IOVA(3), in: DomainSerial(rawValue: 2), mappedBefore: .now)?.mapping.request == 9)
+        #expect(history.last(at: IOVA(15), in: DomainSerial(rawValue: 1), mappedBefore: .now) == nil)
     }
 
-    @Test func `as many as there is room for are remembered`() {
+    @Test func `as many as there is room for are remembered, with their times`() {
         var history = MappingHistory()
         let count = UInt64(MappingHistory.capacity)
         for number in 0..<count + 100 { history.append(entry(number, at: number * 10)) }
         let domain = DomainSerial(rawValue: 1)
-        #expect(history.last(at: IOVA(99 * 10), in: domain) == nil)
-        #expect(history.last(at: IOVA(100 * 10), in: domain)?.mapping.request == 100)
-        #expect(history.last(at: IOVA((count + 99) * 10), in: domain)?.mapping.request == count + 99)
+        #expect(history.last(at: IOVA(99 * 10), in: domain, mappedBefore: .now) == nil)
+        #expect(history.last(at: IOVA(100 * 10), in: domain, mappedBefore: .now)?.mapping.request == 100)
+        let latest = history.last(at: IOVA((count + 99) * 10), in: domain, mappedBefore: .now)
+        #expect(latest?.mapping.request == count + 99)
+        // What was mapped after a time says nothing about it.
+        let early = latest?.mapping.time ?? .now
+        history.append(entry(count + 100, at: (count + 99) * 10))
+        #expect(history.last(at: IOVA((count + 99) * 10), in: domain, mappedBefore: early) == latest)
     }
 }
 

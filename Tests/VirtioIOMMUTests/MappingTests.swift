@@ -199,15 +199,16 @@ import VirtioIOMMU
     }
 
     /// The standard's examples: maps, the range that is unmapped, its status, and what is left.
-    @Test(arguments: [
-        ([], 0...4, Status.ok, []),
-        ([0...9], 0...9, Status.ok, []),
-        ([0...4, 5...9], 0...9, Status.ok, []),
-        ([0...9], 0...4, Status.outOfRange, [0, 9]),
-        ([0...4, 5...9], 0...4, Status.ok, [5, 9]),
-        ([0...4], 0...9, Status.ok, []),
-        ([0...4, 10...14], 0...14, Status.ok, []),
-    ] as [([ClosedRange<UInt64>], ClosedRange<UInt64>, UInt8, [UInt64])])
+    @Test(
+        arguments: [
+            ([], 0...4, Status.ok, []),
+            ([0...9], 0...9, Status.ok, []),
+            ([0...4, 5...9], 0...9, Status.ok, []),
+            ([0...9], 0...4, Status.outOfRange, [0, 9]),
+            ([0...4, 5...9], 0...4, Status.ok, [5, 9]),
+            ([0...4], 0...9, Status.ok, []),
+            ([0...4, 10...14], 0...14, Status.ok, []),
+        ] as [([ClosedRange<UInt64>], ClosedRange<UInt64>, UInt8, [UInt64])])
     func `V49, V1 the examples of the standard, with a granule of one byte`(
         maps: [ClosedRange<UInt64>], unmapped: ClosedRange<UInt64>, status: UInt8, left: [UInt64]
     ) throws {
@@ -226,7 +227,8 @@ import VirtioIOMMU
         }
     }
 
-    @Test func `V50, V86 an unmap is answered when no device can write there any more, however long that takes`() throws {
+    @Test func `V50, V86 an unmap is answered when no device can write there any more, however long that takes`() throws
+    {
         #expect(driver.map(1, 0x8000...0x8fff, to: data) == Status.ok)
         #expect(driver.map(1, 0x9000...0x9fff, to: data) == Status.ok)
         try device.model.pin(IOVARange(first: IOVA(0x8000), last: IOVA(0x8fff)), keeps: true)

@@ -95,7 +95,8 @@ import VirtioIOMMU
 
     @Test func `V62 what cannot be answered leaves the queue in order`() {
         let answers = driver.send([
-            RequestChain([9, 0, 0, 0]), RequestChain(RequestBytes.attach(device.id, to: 1)), RequestChain([9, 0, 0, 0]),
+            RequestChain([9, 0, 0, 0]), RequestChain(RequestBytes.attach(device.id, to: 1)),
+            RequestChain([9, 0, 0, 0]),
         ])
         #expect(answers.map(\.writtenByteCount) == [0, 4, 0])
         #expect(driver.status & 64 == 0)

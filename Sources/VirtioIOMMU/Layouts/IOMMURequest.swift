@@ -32,9 +32,6 @@ public enum IOMMURequest: Hashable, Sendable {
 
     /// The size of what every request begins with. `struct virtio_iommu_req_head`
     static let headByteCount = 4
-    /// The size of the longest request; what follows in a buffer is ignored.
-    static let maximumByteCount = 72
-
     /// - Throws: `invalid` for a request that is too short, has an unknown flag, or has something in a reserved field that
     ///   must be zero.
     init(_ kind: Kind, parsing bytes: Span<UInt8>) throws(IOMMUStatus) {

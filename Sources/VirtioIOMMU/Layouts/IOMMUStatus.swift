@@ -13,7 +13,7 @@ public enum IOMMUStatus: UInt8, Error, Hashable, Sendable {
     /// The tail of every request: the status, then three bytes of zero. `struct virtio_iommu_req_tail`
     static let tailByteCount = 4
 
-    var tail: [UInt8] { [rawValue, 0, 0, 0] }
+    var tail: InlineArray<4, UInt8> { [rawValue, 0, 0, 0] }
 }
 
 extension IOMMUStatus: CustomStringConvertible {
