@@ -58,7 +58,8 @@ let package = Package(
         .target(name: "CLinuxShims"),
         library("LinuxHost", ["CLinuxShims"]),
         library("JSONText", ["CJSONC"]),
-        library("Configuration", ["JSONText"]),
+        library("PCITopology"),
+        library("Configuration", ["JSONText", "PCITopology"]),
         library("VFIOUserWire"),
         library("VFIOUserNegotiation", ["JSONText", "VFIOUserWire"]),
         library("VFIOUserTransport", ["LinuxHost", "VFIOUserWire"]),
@@ -78,12 +79,16 @@ let package = Package(
         library("BlockStorage", ["LinuxHost"]),
         library("NVMe", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        library("Virtio", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        library("VirtioIOMMU", ["DMA", "LinuxHost", "PCI", "Virtio"]),
+        library("VirtioEntropy", ["LinuxHost", "PCI", "Virtio"]),
         .executableTarget(
             name: "outboard",
             dependencies: [
-                "BlockStorage", "Configuration", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe",
-                "VFIOUserCheck", "VFIOUserClient", "VFIOUserNegotiation", "VFIOUserRecording", "VFIOUserServer",
-                "VFIOUserTransport", "VFIOUserWire",
+                "BlockStorage", "Configuration", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI",
+                "PCITopology", "VFIOUserCheck", "VFIOUserClient", "VFIOUserNegotiation", "VFIOUserRecording",
+                "VFIOUserServer",
+                "VFIOUserTransport", "VFIOUserWire", "Virtio", "VirtioEntropy", "VirtioIOMMU",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -97,11 +102,28 @@ let package = Package(
         tests("VFIOUserWireTests", ["VFIOUserWire"], exclude: ["Fixtures"]),
         .target(name: "SchemaExamples", path: "Tests/SchemaExamples", swiftSettings: house),
         tests("JSONTextTests", ["JSONText"]),
-        tests("ConfigurationTests", ["Configuration", "SchemaExamples"]),
+        tests("PCITopologyTests", ["PCITopology"]),
+        tests("ConfigurationTests", ["Configuration", "PCITopology", "SchemaExamples"]),
         tests("VFIOUserNegotiationTests", ["JSONText", "SchemaExamples", "VFIOUserNegotiation", "VFIOUserWire"]),
         tests("DeviceModelTests", ["DeviceModel", "LinuxHost"]),
         tests("EduTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "PCI"]),
         tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        .target(
+            name: "IOMMUTestDriver",
+            dependencies: ["DMA", "LinuxHost", "PCI", "Virtio", "VirtioIOMMU"],
+            path: "Tests/Support/IOMMUTestDriver", swiftSettings: house),
+        tests(
+            "VirtioIOMMUTests",
+            [
+                "CProcessCounters", "DMA", "DeviceModel", "Edu", "IOMMUTestDriver", "LinuxHost", "PCI", "Virtio",
+                "VirtioIOMMU",
+            ]),
+        .target(
+            name: "VirtioEcho", dependencies: ["LinuxHost", "PCI", "Virtio"], path: "Tests/Support/VirtioEcho",
+            swiftSettings: house),
+        tests(
+            "VirtioTests",
+            ["DMA", "DeviceModel", "LinuxHost", "PCI", "Virtio", "VirtioEcho", "VirtioEntropy"]),
         .target(name: "CHeapCount", path: "Tests/Support/CHeapCount"),
         tests(
             "ConformanceTests",
@@ -116,25 +138,27 @@ let package = Package(
             name: "FuzzBodies",
             dependencies: [
                 "BlockStorage", "CLinuxShims", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI",
-                "VFIOUserCheck", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserWire",
+                "VFIOUserCheck", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserWire", "Virtio",
+                "VirtioEcho", "VirtioEntropy",
             ],
             path: "Tests/Fuzz/FuzzBodies",
             swiftSettings: house),
         fuzzer("WireFuzzer"),
         fuzzer("SessionFuzzer"),
+        fuzzer("VirtqueueFuzzer"),
         tests("FuzzTests", ["FuzzBodies"]),
         .target(name: "CBaselines", path: "Tests/Benchmarks/CBaselines"),
         .target(name: "CProcessCounters", path: "Tests/Benchmarks/CProcessCounters"),
         .executableTarget(
             name: "Benchmarks",
             dependencies: [
-                "BlockStorage", "CBaselines", "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "LinuxHost",
-                "NVMe", "VFIOUserServer",
+                "BlockStorage", "CBaselines", "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "IOMMUTestDriver",
+                "LinuxHost", "NVMe", "PCI", "VFIOUserServer", "VirtioIOMMU",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             path: "Tests/Benchmarks/Benchmarks",
             swiftSettings: house),
-        tests("ToolTests", ["JSONText", "LinuxHost", "outboard"]),
+        tests("ToolTests", ["JSONText", "LinuxHost", "VFIOUserClient", "outboard"]),
         tests(
             "VFIOUserCheckTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "VFIOUserCheck", "VFIOUserServer"]),
         tests(
@@ -143,7 +167,7 @@ let package = Package(
                 "BlockStorage", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI", "VFIOUserClient",
                 "VFIOUserRecording", "VFIOUserServer", "VFIOUserTransport", "VFIOUserWire",
             ], exclude: ["Fixtures"]),
-        tests("TidyTests", ["Edu", "NVMe", "PCI"]),
+        tests("TidyTests", ["Edu", "NVMe", "PCI", "Virtio"]),
         tests(
             "VFIOUserClientTests",
             [

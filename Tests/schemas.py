@@ -30,6 +30,19 @@ def load(path):
     return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
 
 
+def validator_of(jsonschema, schema, schemas):
+    """A validator that finds other schemas by the names of their files."""
+    try:
+        import referencing
+    except ImportError:
+        # Versions of jsonschema before 4.18. They take every reference for an address, which has to begin as one.
+        base = "file:///schemas/"
+        store = {base + name: contents for name, contents in schemas.items()}
+        return jsonschema.Draft202012Validator(schema, resolver=jsonschema.RefResolver(base, schema, store=store))
+    resources = [(name, referencing.Resource.from_contents(contents)) for name, contents in schemas.items()]
+    return jsonschema.Draft202012Validator(schema, registry=referencing.Registry().with_resources(resources))
+
+
 def verdict(validator, path):
     """The first complaint about an example, or None."""
     try:
@@ -57,15 +70,16 @@ def main():
     schemas = {path.name.removesuffix(".schema.json"): path for path in SCHEMAS.glob("*.schema.json")}
     for name in sorted(folders ^ set(schemas)):
         failures.append(f"{name}: has examples without a schema, or a schema without examples")
+    texts = {path.name: load(path) for path in schemas.values()}
     for name in sorted(folders & set(schemas)):
-        schema = load(schemas[name])
+        schema = texts[schemas[name].name]
         try:
             jsonschema.Draft202012Validator.check_schema(schema)
         except jsonschema.SchemaError as error:
             failures.append(f"{schemas[name].name}: {error.message}")
             continue
         passed += 1
-        validator = jsonschema.Draft202012Validator(schema)
+        validator = validator_of(jsonschema, schema, texts)
         for expected in ("accepted", "rejected"):
             examples = sorted((SCHEMAS / "examples" / name / expected).glob("*.json"))
             if not examples:

@@ -14,12 +14,15 @@ public struct DeviceConfiguration: Hashable, Sendable {
     public enum Device: Hashable, Sendable {
         case nvme(NVMeOptions)
         case edu(EduOptions)
+        /// Has no options.
+        case virtioRNG
 
         /// The name the command line knows the device by.
         public var name: String {
             switch self {
             case .nvme: "nvme"
             case .edu: "edu"
+            case .virtioRNG: "virtio-rng"
             }
         }
     }

@@ -44,6 +44,10 @@ extension JSONValue {
         if case .string(let value) = self { value } else { nil }
     }
 
+    public var elements: [JSONValue]? {
+        if case .array(let elements) = self { elements } else { nil }
+    }
+
     public var members: [Member]? {
         if case .object(let members) = self { members } else { nil }
     }

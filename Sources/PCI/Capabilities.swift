@@ -1,6 +1,8 @@
 /// A capability of the first 256 bytes of configuration space, ready to be linked into the list.
 struct Capability {
     let id: CapabilityID
+    /// Tells capabilities of the same kind apart.
+    var number = 0
     let name: String
     let offset: Int
     /// Everything behind the two bytes of the header, which the list fills in.
@@ -20,6 +22,10 @@ extension PCIDescription {
         if let msi { append(msi.hasMasking ? 24 : 14) { .msi(msi, at: $0) } }
         if let msix { append(12) { .msix(msix, at: $0) } }
         if isExpress { append(60) { .express(at: $0) } }
+        for (number, vendor) in vendorCapabilities.enumerated() {
+            append(vendor.byteCount) { .vendor(vendor, number: number, at: $0) }
+        }
+        precondition(offset <= 0x100, "the capabilities fit into the first 256 bytes")
         return found
     }
 }

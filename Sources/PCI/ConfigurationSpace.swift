@@ -4,13 +4,17 @@ public enum ConfigurationRegister: Hashable, Sendable {
     case cacheLineSize, latencyTimer, headerType, selfTest
     case bar(Int), barUpper(Int)
     case subsystemVendorID, subsystemID, capabilitiesPointer, interruptLine, interruptPin
-    case capabilityHeader(CapabilityID), extendedHeader(ExtendedCapabilityID)
+    /// With a number, for a function may have several vendor capabilities; the others have number 0.
+    case capabilityHeader(CapabilityID, Int), extendedHeader(ExtendedCapabilityID)
     case powerManagementCapabilities, powerManagementControl
     case msiControl, msiAddress, msiUpperAddress, msiData, msiMask, msiPending
     case msixControl, msixTable, msixPending
     case expressCapabilities, deviceCapabilities, deviceControl, deviceStatus
     case linkCapabilities, linkControl, linkStatus
     case deviceCapabilities2, deviceControl2, linkCapabilities2, linkControl2
+    /// By the number of the vendor capability; for words, then by their place in it.
+    case vendorLength(Int), vendorByte(Int), vendorWord(Int, Int)
+    case windowBar, windowOffset, windowWidth, windowData
     case serialNumberLower, serialNumberUpper
 }
 
@@ -18,6 +22,7 @@ public enum ConfigurationRegister: Hashable, Sendable {
 public enum CapabilityID: UInt8, Hashable, Sendable {
     case powerManagement = 0x01
     case msi = 0x05
+    case vendor = 0x09
     case express = 0x10
     case msix = 0x11
 }
@@ -50,7 +55,8 @@ extension RegisterMap where ID == ConfigurationRegister {
             let next = number + 1 < capabilities.count ? capabilities[number + 1].offset : 0
             registers.append(
                 .init(
-                    .capabilityHeader(capability.id), "\(capability.name) Header", at: capability.offset, byteCount: 2,
+                    .capabilityHeader(capability.id, capability.number), "\(capability.name) Header",
+                    at: capability.offset, byteCount: 2,
                     reset: UInt64(capability.id.rawValue) | UInt64(next) << 8,
                     fields: [.init("Capability ID", 0...7, .readOnly), .init("Next Pointer", 8...15, .readOnly)]))
             registers.append(contentsOf: capability.registers)

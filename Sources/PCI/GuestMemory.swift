@@ -37,6 +37,18 @@ public final class GuestMemory: Sendable {
         }
     }
 
+    /// Calls `body` with guest memory where it is, for a few bytes at a time; see `DMAAccess.withMemory`.
+    public func withMemory(
+        _ range: IOVARange, rights: AccessRights, _ body: (UnsafeMutableRawBufferPointer) -> Void
+    ) throws(DMAError) {
+        try checkAccess()
+        do throws(DMAError) {
+            unsafe try access.withMemory(range, rights: rights, body)
+        } catch {
+            throw tell(error, range, rights)
+        }
+    }
+
     /// Pins guest memory for direct use. Pins hold up unmaps, resets and the end of the client, so they last no longer
     /// than the work that needs them.
     public func pin(_ range: IOVARange, rights: AccessRights) throws(DMAError) -> PinnedMemory {

@@ -101,6 +101,8 @@ public struct PCIDescription: Sendable {
     public var hasPowerManagement: Bool
     /// Whether this is a PCI Express endpoint, with function-level reset and 4 KiB of configuration space.
     public var isExpress: Bool
+    /// Capabilities of the vendor's own, in their order in configuration space.
+    public var vendorCapabilities: [VendorCapability]
     /// Registers that a client may write to without a message; their regions are the indexes of BARs.
     public var doorbells: [Doorbell]
     /// Base address registers, or pages of them, that are memory; at most one for each register.
@@ -112,7 +114,8 @@ public struct PCIDescription: Sendable {
         vendorID: UInt16, deviceID: UInt16, subsystemVendorID: UInt16 = 0, subsystemID: UInt16 = 0,
         revision: UInt8 = 0, classCode: PCIClassCode, bars: [BaseAddressRegister], hasInterruptPin: Bool = true,
         msi: MSIDescription? = nil, msix: MSIXDescription? = nil, hasPowerManagement: Bool = true,
-        isExpress: Bool = true, serialNumber: UInt64? = nil, doorbells: [Doorbell] = [], memory: [BarMemory] = []
+        isExpress: Bool = true, serialNumber: UInt64? = nil, vendorCapabilities: [VendorCapability] = [],
+        doorbells: [Doorbell] = [], memory: [BarMemory] = []
     ) {
         self.vendorID = vendorID
         self.deviceID = deviceID
@@ -127,6 +130,7 @@ public struct PCIDescription: Sendable {
         self.hasPowerManagement = hasPowerManagement
         self.isExpress = isExpress
         self.serialNumber = serialNumber
+        self.vendorCapabilities = vendorCapabilities
         self.doorbells = doorbells
         self.memory = memory
     }
@@ -142,6 +146,7 @@ public struct PCIDescription: Sendable {
                 precondition(taken.insert(index).inserted, "base address register \(index) is described twice")
             }
         }
+        precondition(vendorCapabilities.count(where: \.isWindow) <= 1, "a function has one window")
         for doorbell in doorbells { check(doorbell) }
         precondition(Set(memory.map(\.bar)).count == memory.count, "a base address register has one memory")
         for memory in memory { check(memory) }

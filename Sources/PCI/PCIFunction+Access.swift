@@ -54,6 +54,11 @@ extension PCIFunction {
     private func read(_ index: Int, at offset: UInt64, byteCount: Int) -> UInt64 {
         if index == PCIRegion.configuration {
             let isBusy = model.hasPendingTransactions
+            // Outside of the port's lock, which is taken after the model's own.
+            if let access = port.update({ $0.windowAccess(touchedAt: Int(offset), byteCount: byteCount) }) {
+                let value = access.target.map { read($0.bar, at: $0.offset, byteCount: $0.byteCount) } ?? 0
+                port.update { $0.configuration[.windowData] = value & 0xffff_ffff }
+            }
             return port.update {
                 $0.readConfiguration(at: Int(offset), byteCount: byteCount, hasPendingTransactions: isBusy)
             }
@@ -78,7 +83,13 @@ extension PCIFunction {
     private func write(_ value: UInt64, _ index: Int, at offset: UInt64, byteCount: Int) {
         if index == PCIRegion.configuration {
             let wasBusMaster = port.isBusMaster
-            let wantsReset = port.update { $0.writeConfiguration(value, at: Int(offset), byteCount: byteCount) }
+            let (wantsReset, access) = port.update { state in
+                let wantsReset = state.writeConfiguration(value, at: Int(offset), byteCount: byteCount)
+                return (wantsReset, state.windowAccess(touchedAt: Int(offset), byteCount: byteCount))
+            }
+            if let access, let target = access.target {
+                write(access.data, target.bar, at: target.offset, byteCount: target.byteCount)
+            }
             if wantsReset { reset() }
             if !wasBusMaster, port.isBusMaster { model.didBecomeBusMaster() }
             return

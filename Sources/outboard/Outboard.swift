@@ -8,7 +8,9 @@ struct Outboard: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "outboard",
         abstract: "PCI devices for QEMU that live outside QEMU's process.",
-        subcommands: [Serve.self, Devices.self, Probe.self, Check.self, Decode.self, ReplayCommand.self])
+        subcommands: [
+            Serve.self, Viot.self, Devices.self, Probe.self, Check.self, Decode.self, ReplayCommand.self,
+        ])
 
     /// Usage errors end with status 64 and anything else that goes wrong with 1; both say what it is in one line.
     static func main() {
@@ -57,8 +59,11 @@ enum FileOutput: Int32 {
     private static let maximumLine = 4096
 
     /// Writes all of `text`, however long the reader takes.
-    func write(_ text: String) {
-        var bytes = Array(text.utf8)[...]
+    func write(_ text: String) { write(Array(text.utf8)) }
+
+    /// Writes all of `bytes`, however long the reader takes.
+    func write(_ bytes: [UInt8]) {
+        var bytes = bytes[...]
         while !bytes.isEmpty {
             guard let count = writeOnce(bytes) else { return }
             bytes = bytes.dropFirst(count)

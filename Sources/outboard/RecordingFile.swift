@@ -35,16 +35,7 @@ struct RecordingFile {
     /// - Throws: `Failure`, also when the file exists.
     static func write(_ bytes: [UInt8], to path: String) throws {
         do throws(Errno) {
-            let file = try StorageFile(creatingPath: path)
-            var failure: Errno?
-            unsafe bytes.withUnsafeBytes { buffer in
-                do throws(Errno) {
-                    unsafe try file.write(buffer, at: 0)
-                } catch {
-                    failure = error
-                }
-            }
-            if let failure { throw failure }
+            try StorageFile(creatingPath: path).write(bytes)
         } catch {
             throw Failure(message: "\(path): \(error)")
         }
@@ -70,5 +61,18 @@ extension StorageFile {
         }
         if let failure { throw failure }
         return bytes
+    }
+
+    /// Writes all of `bytes` to the file's beginning.
+    func write(_ bytes: [UInt8]) throws(Errno) {
+        var failure: Errno?
+        unsafe bytes.withUnsafeBytes { buffer in
+            do throws(Errno) {
+                unsafe try write(buffer, at: 0)
+            } catch {
+                failure = error
+            }
+        }
+        if let failure { throw failure }
     }
 }

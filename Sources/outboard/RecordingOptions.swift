@@ -23,9 +23,10 @@ struct RecordingOptions: ParsableArguments {
 
     /// The recorder that the options ask for; `nil` without them.
     ///
+    /// - Parameter isOneOfSeveral: whether others record too; then the file is called after the device as well.
     /// - Throws: `Failure` when the file cannot be created.
-    func recorder(of deviceName: String, _ logger: Logger) throws -> Recorder? {
-        guard let record else { return nil }
+    func recorder(of deviceName: String, _ logger: Logger, isOneOfSeveral: Bool = false) throws -> Recorder? {
+        guard let record = record.map({ isOneOfSeveral ? "\($0).\(deviceName)" : $0 }) else { return nil }
         do throws(Errno) {
             return try Recorder(
                 StorageFile(creatingPath: record), served: deviceName,

@@ -1,7 +1,9 @@
 import ArgumentParser
 import Configuration
+import DeviceModel
 import Edu
 import LinuxHost
+import PCI
 import VFIOUserServer
 
 /// `outboard serve edu`
@@ -21,7 +23,7 @@ struct ServeEdu: ParsableCommand {
     }
 
     func run() throws {
-        let file = try common.configuration()
+        let file = try common.configuration(of: "edu")
         var options = EduOptions()
         if case .edu(let fromFile)? = file?.device { options = fromFile }
         if let dmaMask { options.dmaMask = dmaMask }
@@ -31,12 +33,16 @@ struct ServeEdu: ParsableCommand {
 
 extension ServeOptions {
     func serve(_ options: EduOptions, _ file: DeviceConfiguration?) throws {
-        let (dmaMaskBits, clientCount) = (options.dmaMask ?? 28, clientCount(file))
+        let clientCount = clientCount(file)
         try service("edu", file).run {
-            guard clientCount > 1 else { return .exclusive(try Edu.makeFunction(dmaMaskBits: dmaMaskBits)) }
-            return .forEachClient(maximum: clientCount) { () throws(Errno) in
-                try Edu.makeFunction(dmaMaskBits: dmaMaskBits)
-            }
+            guard clientCount > 1 else { return .exclusive(try options.makeDevice()) }
+            return .forEachClient(maximum: clientCount) { () throws(Errno) in try options.makeDevice() }
         }
+    }
+}
+
+extension EduOptions {
+    func makeDevice(route: any DMARoute = DirectRoute()) throws(Errno) -> any Device {
+        try Edu.makeFunction(dmaMaskBits: dmaMask ?? 28, route: route)
     }
 }

@@ -1,9 +1,11 @@
 import ArgumentParser
 import BlockStorage
 import Configuration
+import DeviceModel
 import Glibc
 import LinuxHost
 import NVMe
+import PCI
 import VFIOUserServer
 
 /// `outboard serve nvme`
@@ -56,7 +58,7 @@ struct ServeNVMe: ParsableCommand {
     }
 
     func run() throws {
-        let file = try common.configuration()
+        let file = try common.configuration(of: "nvme")
         var options = NVMeOptions(image: image ?? "")
         if case .nvme(let fromFile)? = file?.device { options = fromFile }
         if let image { options.image = image }
@@ -78,26 +80,37 @@ extension ServeOptions {
             )
         }
         try service("nvme", file).run {
-            do {
-                let store = try FileStore(
-                    path: options.image, byteCount: options.size,
-                    blockSize: options.blockSize == 4096 ? .bytes4096 : .bytes512,
-                    isReadOnly: options.readOnly ?? false)
-                let serial =
-                    options.serial.flatMap { NVMeController.SerialNumber($0) }
-                    ?? NVMeController.SerialNumber(derivedFrom: absolutePath(options.image))
-                var controller = NVMeController.Options(serial: serial)
-                if let queues = options.queues { controller.queuePairs = queues }
-                guard clientCount > 1 else {
-                    return .exclusive(try NVMeController.makeFunction(store: store, options: controller))
-                }
-                return .forEachClient(maximum: clientCount) { [controller] () throws(Errno) in
-                    try NVMeController.makeFunction(store: store, options: controller)
-                }
-            } catch let error as ImageError {
-                throw Failure(message: "\(error)")
-            }
+            let disk = try NVMeDisk(options)
+            guard clientCount > 1 else { return .exclusive(try disk.makeDevice()) }
+            return .forEachClient(maximum: clientCount) { () throws(Errno) in try disk.makeDevice() }
         }
+    }
+}
+
+/// An open image and how controllers show it.
+struct NVMeDisk {
+    private let store: FileStore
+    private let controller: NVMeController.Options
+
+    /// - Throws: `Failure` when the image cannot be had.
+    init(_ options: NVMeOptions) throws {
+        do throws(ImageError) {
+            store = try FileStore(
+                path: options.image, byteCount: options.size,
+                blockSize: options.blockSize == 4096 ? .bytes4096 : .bytes512, isReadOnly: options.readOnly ?? false)
+        } catch {
+            throw Failure(message: "\(error)")
+        }
+        let serial =
+            options.serial.flatMap { NVMeController.SerialNumber($0) }
+            ?? NVMeController.SerialNumber(derivedFrom: absolutePath(options.image))
+        var controller = NVMeController.Options(serial: serial)
+        if let queues = options.queues { controller.queuePairs = queues }
+        self.controller = controller
+    }
+
+    func makeDevice(route: any DMARoute = DirectRoute()) throws(Errno) -> any Device {
+        try NVMeController.makeFunction(store: store, options: controller, route: route)
     }
 }
 

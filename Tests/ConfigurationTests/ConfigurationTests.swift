@@ -3,24 +3,21 @@ import SchemaExamples
 import Testing
 
 @Suite struct `Configuration files` {
-    private func parse(_ text: String) throws(ConfigurationError) -> DeviceConfiguration {
-        try DeviceConfiguration(parsing: Array(text.utf8))
-    }
-
-    private func complaint(_ text: String) -> String? {
-        do throws(ConfigurationError) {
-            _ = try parse(text)
-            return nil
-        } catch {
-            return error.description
+    private func parse(_ text: String) throws -> DeviceConfiguration {
+        let file = try ConfigurationFile(parsing: Array(text.utf8))
+        guard case .device(let configuration) = file else {
+            Issue.record("read as a topology")
+            throw CancellationError()
         }
+        return configuration
     }
 
     @Test(arguments: SchemaExample.all(of: "device-options"))
     func `are accepted and rejected as their schema does`(_ example: SchemaExample) {
         do throws(ConfigurationError) {
-            _ = try DeviceConfiguration(parsing: example.text)
+            let file = try ConfigurationFile(parsing: example.text)
             #expect(example.isAccepted)
+            if case .topology = file { Issue.record("read as a topology") }
         } catch {
             #expect(!example.isAccepted, "\(error)")
             #expect(!error.description.contains("\n"))
@@ -69,7 +66,7 @@ import Testing
         ),
         (#"{"device":"edu","options":{"dmaMask":65}}"#, "options.dmaMask: must be 12 to 64 bits"),
         (#"{"device":"edu","maxClients":65}"#, "maxClients: must be 1 to 64"),
-        (#"{"device":"disk"}"#, "device: must be nvme or edu"),
+        (#"{"device":"disk"}"#, "device: must be nvme, edu or virtio-rng"),
         (#"{"options":{}}"#, "device: is missing"),
         (#"{"device":"edu","socketPath":"a","fd":3}"#, "fd: cannot be given together with socketPath"),
         ("[]", "must be an object"),
@@ -85,6 +82,16 @@ import Testing
         let path = String(repeating: "ü", count: 54)
         let text = #"{"device":"edu","socketPath":"\#(path)"}"#
         #expect(complaint(text) == "socketPath: must be a path of 1 to 107 bytes")
+    }
+}
+
+/// What is wrong with a file; `nil` for one that is right.
+func complaint(_ text: String) -> String? {
+    do throws(ConfigurationError) {
+        _ = try ConfigurationFile(parsing: Array(text.utf8))
+        return nil
+    } catch {
+        return error.description
     }
 }
 

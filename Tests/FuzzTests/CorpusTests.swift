@@ -31,6 +31,14 @@ import Testing
         }
     }
 
+    @Test func `every script of the corpus makes of its rings what the model makes`() throws {
+        let player = try VirtqueuePlayer()
+        let files = try Self.files("Virtqueue")
+        #expect(files.count >= VirtqueueStatistics.errorNames.count)
+        for file in files { #expect(throws: Never.self, "\(file)") { try player.play(try Files.read(file)) } }
+        #expect(Set(player.statistics.errors.keys) == Set(VirtqueueStatistics.errorNames))
+    }
+
     @Test func `the conversations of QEMU are in the corpus as they are rebuilt here`() throws {
         let files = try Self.files("Session")
         for (name, bytes) in Conversations.all {
@@ -45,6 +53,14 @@ import Testing
         for number in 0..<2_000 as Range<UInt64> {
             try WireProperties.check(WireInputs.input(seed: 7, number: number))
         }
+    }
+
+    @Test func `rings by seed come to what the model says`() throws {
+        let player = try VirtqueuePlayer()
+        for number in 0..<2_000 as Range<UInt64> {
+            try player.play(VirtqueueInputs.input(seed: 7, number: number))
+        }
+        #expect(player.statistics.buffers > 0 && player.statistics.storms > 0)
     }
 
     @Test func `sessions by seed leave nothing behind and reach what there is`() async {

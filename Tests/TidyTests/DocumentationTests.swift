@@ -3,6 +3,7 @@ import Foundation
 import NVMe
 import PCI
 import Testing
+import Virtio
 
 /// A page of documentation with the table of some registers in it.
 struct RegisterPage: CustomTestStringConvertible, Sendable {
@@ -16,6 +17,7 @@ struct RegisterPage: CustomTestStringConvertible, Sendable {
     static let all = [
         RegisterPage(path: "Sources/Edu/Edu.docc/Registers.md", table: EduRegister.map.markdownTable),
         RegisterPage(path: "Sources/NVMe/NVMe.docc/NVMe.md", table: NVMeController.registerTable),
+        RegisterPage(path: "Sources/Virtio/Virtio.docc/Registers.md", table: CommonRegister.map.markdownTable),
         RegisterPage(
             path: "Sources/PCI/PCI.docc/ConfigurationSpace.md", table: RegisterMap(.withEverything).markdownTable),
     ]
@@ -35,7 +37,10 @@ extension PCIDescription {
         ],
         msi: MSIDescription(vectorCount: 8),
         msix: MSIXDescription(vectorCount: 64, bar: 0, tableOffset: 0x2000, pendingOffset: 0x3000),
-        serialNumber: 0x0123_4567_89ab_cdef)
+        serialNumber: 0x0123_4567_89ab_cdef,
+        vendorCapabilities: [
+            VendorCapability("Vendor", body: [0x01, 0x11, 0x22, 0x33, 0x44]), .window("Window", type: 5),
+        ])
 }
 
 /// A text with a table in it: the lines from the table's head on that begin with a bar.

@@ -25,7 +25,8 @@ enum House {
         "CLinuxShims": Rule(),
         "LinuxHost": Rule(["CLinuxShims"], others: ["Glibc", "Synchronization"]),
         "JSONText": Rule(["CJSONC"]),
-        "Configuration": Rule(["JSONText"]),
+        "PCITopology": Rule(),
+        "Configuration": Rule(["JSONText", "PCITopology"]),
         "VFIOUserWire": Rule(),
         "VFIOUserNegotiation": Rule(["JSONText", "VFIOUserWire"]),
         "VFIOUserTransport": Rule(["LinuxHost", "VFIOUserWire"]),
@@ -43,6 +44,9 @@ enum House {
         "BlockStorage": Rule(["LinuxHost"]),
         "NVMe": Rule(["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"], others: ["Synchronization"]),
         "Edu": Rule(["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        "VirtioIOMMU": Rule(["DMA", "LinuxHost", "PCI", "Virtio"]),
+        "Virtio": Rule(["DMA", "DeviceModel", "LinuxHost", "PCI"], others: ["Synchronization"]),
+        "VirtioEntropy": Rule(["LinuxHost", "PCI", "Virtio"]),
         "outboard": .everything,
     ]
 
@@ -76,6 +80,8 @@ enum House {
         "Sources/VFIOUserTransport/FaultyTransport.swift",
         "Sources/VFIOUserTransport/MessageReader.swift",
         "Sources/VFIOUserTransport/MessageSender.swift",
+        "Sources/Virtio/QueueMemory.swift",
+        "Sources/VirtioIOMMU/GuestSections.swift",
         "Sources/outboard/Outboard.swift",
         "Sources/outboard/RecordingFile.swift",
         "Sources/outboard/ServeNVMe.swift",

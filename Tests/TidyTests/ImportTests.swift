@@ -105,7 +105,7 @@ extension SourceTree.File {
 
     @Test func `a session imports no device, and a device no wire`() {
         let protocolTargets = Set(House.graph.keys.filter { $0.hasPrefix("VFIOUser") })
-        let devices: Set = ["Edu", "NVMe"]
+        let devices: Set = ["Edu", "NVMe", "Virtio", "VirtioEntropy"]
         func reach(_ target: String) -> Set<String> {
             (House.graph[target]?.targets ?? []).reduce(into: []) { $0.formUnion(reach($1).union([$1])) }
         }

@@ -10,15 +10,18 @@ final class RunningTool {
 
     /// - Parameters:
     ///   - arguments: the device and what else stands on its command line.
+    ///   - hasSocketPath: whether it is told to listen at `socketPath`.
     ///   - tracer: a program and its arguments that runs the tool.
     init(
-        serving arguments: [String] = ["edu"], under tracer: [String] = [], standardOutput: FileHandle = .nullDevice,
+        serving arguments: [String] = ["edu"], hasSocketPath: Bool = true, under tracer: [String] = [],
+        standardOutput: FileHandle = .nullDevice,
         standardError: FileHandle = .nullDevice
     ) throws {
         directory = FileManager.default.temporaryDirectory.path + "/outboard-\(UUID().uuidString.prefix(8))"
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: false)
         socketPath = directory + "/socket"
-        let command = tracer + [Self.executable.path, "serve"] + arguments + ["--socket-path", socketPath]
+        let place = hasSocketPath ? ["--socket-path", socketPath] : []
+        let command = tracer + [Self.executable.path, "serve"] + arguments + place
         process.executableURL = URL(fileURLWithPath: command[0])
         process.arguments = Array(command.dropFirst())
         process.standardOutput = standardOutput

@@ -15,29 +15,36 @@ STOP_LIMIT = 20.0
 
 
 class Backend:
-    """One `outboard serve DEVICE`. It listens once `start` has returned, and may be started again after its end."""
+    """One `outboard serve`. It listens once `start` has returned, and may be started again after its end.
 
-    def __init__(self, program: Path, device: str, options: list[str], socket_path: Path, log: Path) -> None:
-        self.socket_path = socket_path
+    `command` is its command line, `sockets` are where it listens, and `log` is where its standard error goes.
+    """
+
+    def __init__(self, command: list[str], sockets: list[Path], log: Path) -> None:
+        self.command = command
+        self.sockets = sockets
         self.log = log
-        self.command = [str(program), "serve", device, "--socket-path", str(socket_path), *options]
         self._child: Child | None = None
 
     def start(self) -> None:
-        """Starts it and waits for its one line on standard output, which says that it listens."""
+        """Starts it and waits until it has said on standard output that it listens.
+
+        That is a line for each socket, and one more for all where there are several.
+        """
         self._child = Child(self.command, self.log, stdout=subprocess.PIPE)
         output = self._child.process.stdout
         assert output is not None
         deadline = time.monotonic() + START_LIMIT
-        line = b""
-        while not line.endswith(b"\n"):
+        lines = 1 if len(self.sockets) == 1 else len(self.sockets) + 1
+        said = b""
+        while said.count(b"\n") < lines:
             if not select.select([output], [], [], max(0, deadline - time.monotonic()))[0]:
                 raise ScenarioFailed(f"the backend did not say within {START_LIMIT:g} s that it listens")
             byte = os.read(output.fileno(), 1)
             if not byte:
                 status = self._child.wait(STOP_LIMIT, "the backend")
                 raise ScenarioFailed(f"the backend ended with status {status} before it listened")
-            line += byte
+            said += byte
 
     @property
     def is_started(self) -> bool:
@@ -60,8 +67,9 @@ class Backend:
         child.kill()
         if status != 0:
             raise ScenarioFailed(f"the backend ended with status {status} after SIGTERM, not 0")
-        if self.socket_path.exists():
-            raise ScenarioFailed(f"the backend left its socket {self.socket_path} behind")
+        for path in self.sockets:
+            if path.exists():
+                raise ScenarioFailed(f"the backend left its socket {path} behind")
 
     def kill(self) -> None:
         """`kill -9`, with whatever it is doing."""

@@ -32,6 +32,7 @@ class Machine:
     kernel_words: list[str] = field(default_factory=list)
     devices: list[str] = field(default_factory=list)
     resets_allowed: bool = False
+    iommu_log: Path | None = None  # where the backend logs what its own IOMMU keeps from devices
 
     def command(self, console: list[str], more_words: list[str]) -> list[str]:
         """QEMU's whole command line, given how its serial ports are connected."""

@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from guestlab.kernel import CLOUD, COMPLETE, Flavour
@@ -22,6 +22,13 @@ class IOMMU:
     # What the kernel calls lazily undone mappings behind it. Where an IOMMU says that it must hear of every mapping, as
     # those do whose tables QEMU shadows, the kernel undoes them strictly whatever it was told.
     lazy_type: str = "DMA-FQ"
+    # Of one that is in the backend's process: how a topology describes it. QEMU knows nothing of it.
+    own_options: Mapping[str, object] | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is ours, in the process that serves the devices behind it."""
+        return self.own_options is not None
 
     @property
     def strict(self) -> "IOMMU":
@@ -58,10 +65,18 @@ def amd_iommu() -> IOMMU:
     return IOMMU("QEMU's amd-iommu", arguments, kernel_words=("amd_iommu=on",), flavour=COMPLETE, lazy_type="DMA")
 
 
+def own_iommu(boot_bypass: bool = True, **options: object) -> IOMMU:
+    """The backend's virtio-iommu. `options` are those of a topology's `iommu`."""
+    return IOMMU(
+        "the backend's own virtio-iommu", modules=("virtio_iommu",), own_options={"bootBypass": boot_bypass, **options}
+    )
+
+
 # By the names that `--iommu` takes.
 CHOICES: dict[str, Callable[[], IOMMU]] = {
     "none": lambda: NONE,
     "qemu": virtio_iommu,
     "intel": intel_iommu,
     "amd": amd_iommu,
+    "backend": own_iommu,
 }

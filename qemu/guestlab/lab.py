@@ -13,6 +13,7 @@ from guestlab.errors import ScenarioFailed, ScenarioSkipped
 from guestlab.guest import PORT_NAME, Guest, Machine
 from guestlab.initramfs import GuestSystems
 from guestlab.iommu import IOMMU, NONE, virtio_iommu
+from guestlab.service import IOMMU_SLOT, Service, Topology, serve_behind_own_iommu
 from guestlab.storage import Image
 from guestlab.transcript import Transcript
 
@@ -20,6 +21,7 @@ FIRST_SLOT = 3
 TOOL_LIMIT = 120.0
 
 # Far from the devices under test, whose slots the guest's kernel must say nothing bad about.
+PORT_ADDRESS = "01:00.0"
 PORT = f"pcie-root-port,id={PORT_NAME},chassis=1,slot=1,addr=1c"
 
 # What the kernel says about QEMU's own nvme, by its PCI identity, and about what QEMU's IOMMUs tell it of the strays of
@@ -46,26 +48,40 @@ class Device:
     """A device under test: served by our backend over vfio-user, or QEMU's own of the same kind."""
 
     def __init__(
-        self, backend: Backend | None, reference: list[str], client_options: Mapping[str, object] = MappingProxyType({})
+        self, service: Service | None, reference: list[str], client_options: Mapping[str, object] = MappingProxyType({})
     ) -> None:
-        self._backend = backend
+        self.service = service
         self._reference = reference
         self._client_options = client_options
 
     @property
     def backend(self) -> Backend:
-        """The process that serves it; a scenario that touches it cannot run on QEMU's own device."""
-        if self._backend is None:
-            raise ScenarioSkipped("needs a backend that is a process of its own")
-        return self._backend
+        """The process that serves it; a scenario that touches it cannot run on QEMU's own device.
+
+        One that is asked for before there is a machine serves nothing else.
+        """
+        return self._started_service.start()
 
     @property
     def served_by(self) -> Backend | None:
-        return self._backend
+        return self.service and self.service.backend
+
+    @property
+    def socket_path(self) -> Path:
+        """Where it is served."""
+        return self._started_service.socket_path
+
+    @property
+    def recording(self) -> Path:
+        """What its session is written down in, once it is served."""
+        recording = self.service and self.service.recording
+        if recording is None:
+            raise ScenarioSkipped("needs a session that is written down")
+        return recording
 
     def qemu_arguments(self, slot: int) -> list[str]:
         """Puts the device at 00:`slot`.0 of the guest."""
-        if self._backend is None:
+        if self.service is None:
             *before, device = self._reference
             return [*before, f"{device},addr={slot}"]
         return ["-device", json.dumps({**self.properties, "addr": str(slot)})]
@@ -73,20 +89,23 @@ class Device:
     @property
     def properties(self) -> dict[str, object]:
         """What QEMU is told of a device that our backend serves; also what `Guest.plug` takes."""
-        return {
-            "driver": "vfio-user-pci",
-            "socket": {"type": "unix", "path": str(self.backend.socket_path)},
-            **self._client_options,
-        }
+        return {**self._started_service.qemu_properties, **self._client_options}
+
+    @property
+    def _started_service(self) -> Service:
+        if self.service is None:
+            raise ScenarioSkipped("needs a backend that is a process of its own")
+        self.service.start()
+        return self.service
 
 
 class Disk(Device):
     """An NVMe disk and the image behind it."""
 
     def __init__(
-        self, image: Image, backend: Backend | None, reference: list[str], client_options: Mapping[str, object]
+        self, image: Image, service: Service | None, reference: list[str], client_options: Mapping[str, object]
     ) -> None:
-        super().__init__(backend, reference, client_options)
+        super().__init__(service, reference, client_options)
         self.image = image
 
 
@@ -97,6 +116,7 @@ class Lab:
         self.directory = directory
         self._provision = provision
         self._transcript = transcript
+        self._services: list[Service] = []
         self._backends: list[Backend] = []
         self._guests: list[Guest] = []
 
@@ -131,28 +151,30 @@ class Lab:
         `faults` are made on purpose between the client and the device, as `outboard serve --inject` takes them.
         """
         image = self.image(name)
-        options = ["--image", str(image.path), "--serial", name]
+        options: dict[str, object] = {"image": str(image.path), "serial": name}
         if not image.path.exists():
-            options += ["--size", size]
+            options["size"] = size
         if read_only:
-            options.append("--read-only")
+            options["readOnly"] = True
         if block_size != 512:
-            options += ["--block-size", str(block_size)]
-        if faults is not None:
-            options += ["--inject", faults]
+            options["blockSize"] = block_size
         if self.is_reference and not image.path.exists():
             image.create(int(size.removesuffix("MiB")) << 20)
         drive = f"if=none,id={name},file={image.path},format=raw,discard=unmap"
         drive += ",read-only=on" if read_only else ""
         blocks = f"logical_block_size={block_size},physical_block_size={block_size}"
         reference = ["-drive", drive, "-device", f"nvme,drive={name},serial={name},{blocks}"]
-        return Disk(image, self._serve("nvme", name, options, recording), reference, client_options)
+        return Disk(image, self._service("nvme", name, options, recording, faults), reference, client_options)
 
     def edu(self, dma_mask: int | None = None) -> Device:
         """Serves the educational device; `dma_mask` is the number of address bits its DMA engine has."""
-        options = [] if dma_mask is None else ["--dma-mask", str(dma_mask)]
+        options: dict[str, object] = {} if dma_mask is None else {"dmaMask": dma_mask}
         mask = "" if dma_mask is None else f",dma_mask={(1 << dma_mask) - 1:#x}"
-        return Device(self._serve("edu", "edu", options), ["-device", f"edu{mask}"])
+        return Device(self._service("edu", "edu", options), ["-device", f"edu{mask}"])
+
+    def virtio_rng(self) -> Device:
+        """Serves the virtio entropy device."""
+        return Device(self._service("virtio-rng", "rng", {}), ["-device", "virtio-rng-pci"])
 
     def machine(
         self,
@@ -164,18 +186,30 @@ class Lab:
         shares_memory: bool = True,
         resets_allowed: bool = False,
         has_port: bool = False,
+        for_port: Device | None = None,
     ) -> Machine:
         """A machine with the devices at 00:03.0, 00:04.0 and so on, not started.
 
         `modules` are loaded in the guest; `with_fio` adds fio; `iommu` is what the scenario insists on, otherwise there
         is what the run asks for, or nothing; without `shares_memory` the backend has no descriptor of guest memory;
-        `resets_allowed` lets it restart; `has_port` gives it a port where `Guest.plug` puts a device in.
+        `resets_allowed` lets it restart; `has_port` gives it a port where `Guest.plug` puts a device in, and `for_port`
+        says which, for an IOMMU that has to know.
         """
         provision = self._provision
         iommu = iommu or provision.iommu or NONE
         system = provision.systems[iommu.flavour]
         self._transcript.note(f"in front of the devices: {iommu.title}")
         arguments = list(iommu.qemu_arguments)
+        iommu_log = None
+        if iommu.is_own:
+            if has_port and for_port is None:
+                raise ScenarioSkipped("an IOMMU of the backend's has to know which device will be in the port")
+            places = {f"00:{slot:02x}.0": device for slot, device in enumerate(devices, start=FIRST_SLOT)}
+            if for_port is not None:
+                places[PORT_ADDRESS] = for_port
+            topology = self._topology(iommu, places)
+            arguments += self._own_iommu_arguments(topology)
+            iommu_log = topology.backend.log
         for slot, device in enumerate(devices, start=FIRST_SLOT):
             arguments += device.qemu_arguments(slot)
         return Machine(
@@ -188,8 +222,9 @@ class Lab:
             shares_memory=shares_memory,
             modules=[*iommu.modules, *system.flavour.always, *modules],
             kernel_words=list(iommu.kernel_words),
-            devices=[*arguments, *(["-device", PORT] if has_port else [])],
+            devices=[*arguments, *(["-device", PORT] if has_port or for_port else [])],
             resets_allowed=resets_allowed,
+            iommu_log=iommu_log,
         )
 
     def boot(self, machine: Machine, name: str = "guest") -> Guest:
@@ -250,17 +285,43 @@ class Lab:
             for path in sorted(self.directory.glob(pattern))
         ]
 
-    def _serve(self, device: str, name: str, options: list[str], recording: Path | None = None) -> Backend | None:
-        program = self._provision.backend
-        if program is None:
+    def _service(
+        self,
+        device: str,
+        name: str,
+        options: Mapping[str, object],
+        recording: Path | None = None,
+        faults: str | None = None,
+    ) -> Service | None:
+        """What is to serve a device. It starts when a machine has the device, or when somebody asks for it."""
+        if self._provision.backend is None:
             return None
         if recording is None and self._provision.record is not None:
-            count = len(self._backends)
+            count = len(self._services)
             recording = Path(f"{self._provision.record}.{count + 1}") if count else self._provision.record
-        if recording is not None:
-            options = [*options, "--record", str(recording)]
         # A device may be served again under its name, with other options, once its backend has been stopped.
-        backend = Backend(program, device, options, self.directory / f"{name}.sock", self.directory / f"{name}.log")
+        service = Service(device, name, options, self.directory, recording, faults, self._start)
+        self._services.append(service)
+        return service
+
+    def _topology(self, iommu: IOMMU, places: Mapping[str, Device]) -> Topology:
+        """Serves devices, by their PCI addresses, and an IOMMU of ours before them."""
+        services = {address: device.service for address, device in places.items() if device.service is not None}
+        if len(services) != len(places):
+            raise ScenarioSkipped("QEMU's own devices cannot be behind an IOMMU of the backend's")
+        assert iommu.own_options is not None
+        return serve_behind_own_iommu(iommu.own_options, services, self.directory, self._start)
+
+    def _own_iommu_arguments(self, topology: Topology) -> list[str]:
+        """What QEMU has to be told of the IOMMU: a device, and a table for the guest that says who is behind it."""
+        table = self.directory / "viot.bin"
+        self.tool("viot", "--config", str(topology.path), "--output", str(table))
+        device = {**topology.iommu_properties, "addr": str(IOMMU_SLOT)}
+        return ["-acpitable", f"file={table}", "-device", json.dumps(device)]
+
+    def _start(self, arguments: list[str], sockets: list[Path], log: Path) -> Backend:
+        assert self._provision.backend is not None
+        backend = Backend([str(self._provision.backend), "serve", *arguments], sockets, log)
         self._transcript.note(f"backend: {shlex.join(backend.command)}")
         self._backends.append(backend)
         backend.start()

@@ -1,12 +1,15 @@
 """What guests do in more than one scenario."""
 
+import dataclasses
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from guestlab.guest import Guest
 from guestlab.iommu import IOMMU
 from guestlab.lab import Disk, Lab
+from guestlab.strays import Access, printed_strays, strays_in_backend_log, strays_in_kernel_log, told_of
 
 LOADED_MIB = 32
 
@@ -33,15 +36,20 @@ def stop_verified_load(guest: Guest) -> None:
     guest.finish_started(limit=120)
 
 
-def file_round_trip(lab: Lab, guest: Guest, disk: Disk, mebibytes: int = 16) -> None:
-    """Makes a file system, writes a file, reads it back in another mount, switches off, and looks into the image."""
+def file_round_trip(
+    lab: Lab, guest: Guest, disk: Disk, mebibytes: int = 16, allowed: tuple[str, ...] = ()
+) -> None:
+    """Makes a file system, writes a file, reads it back in another mount, switches off, and looks into the image.
+
+    `allowed` are lines of the guest's kernel, as for `expect_quiet_kernel`.
+    """
     guest.expect_ok("mkfs.ext4 -q /dev/nvme0n1 && mount /dev/nvme0n1 /mnt")
     guest.expect_ok(f"dd if=/dev/urandom of=/mnt/proof bs=1M count={mebibytes} 2>&1")
     written = guest.sha256("/mnt/proof")
     guest.expect_ok("umount /mnt && mount -o ro /dev/nvme0n1 /mnt")
     lab.check_equal("SHA-256 of /proof as read back", guest.sha256("/mnt/proof"), written)
     guest.expect_ok("umount /mnt")
-    guest.expect_quiet_kernel()
+    guest.expect_quiet_kernel(*allowed)
     guest.power_off()
     disk.image.check_file_system()
     lab.check_equal("SHA-256 of /proof in the image", disk.image.sha256_of_file("/proof"), written)
@@ -82,9 +90,25 @@ def check_pages(lab: Lab, guest: Guest, address: str, pages: int = 16384) -> Non
     """Holds that the educational device reaches what is mapped for it, and nothing of what has been unmapped."""
     # QEMU's own device takes a tenth of a second for each transfer.
     options = f"--every {pages // 8} --strays 2 --clears" if lab.is_reference else ""
+    before = _told(guest, address)
     output = guest.expect_ok(f"iommu-test {address} --pages {pages} {options}")
-    count = len(re.findall("^stray", output, re.MULTILINE))
-    lab.check(count > 4, f"none of {count} stray accesses arrived")
+    strays = printed_strays(output)
+    lab.check(len(strays) > 4, f"none of {len(strays)} stray accesses arrived")
+    # Both hold back most of what comes at once, the kernel over several seconds.
+    for who, told in _told(guest, address).items():
+        new = told[len(before[who]) :]
+        lab.check(bool(told) and set(new) <= strays, f"{who} tells of {len(new)} of them, and of nothing else")
+
+
+def _told(guest: Guest, address: str) -> dict[str, list[Access]]:
+    """Who has told of which strays of a device, if they are to be told of."""
+    log = guest.machine.iommu_log
+    if log is None:
+        return {}
+    return {
+        "the guest's kernel": strays_in_kernel_log(guest, address),
+        "the backend's log": strays_in_backend_log(log, address),
+    }
 
 
 def disk_and_edu(lab: Lab, iommu: IOMMU) -> None:
@@ -98,4 +122,82 @@ def disk_and_edu(lab: Lab, iommu: IOMMU) -> None:
     for kind in ("intx", "msi"):
         guest.expect_ok(f"edu-test {second} {kind}")
     check_pages(lab, guest, second)
+    file_round_trip(lab, guest, disk, mebibytes=8, allowed=(told_of(second),))
+
+
+def types_of_group(lab: Lab, iommu: IOMMU) -> None:
+    """A disk behind a lazy IOMMU; then its driver leaves, comes back to an identity mapping, and so on."""
+    drivers = "/sys/bus/pci/drivers/nvme"
+    disk = lab.nvme()
+    guest = lab.boot(lab.machine(disk, iommu=iommu))
+    check_group(lab, guest, iommu.lazy_type)
+    guest.expect_ok("dd if=/dev/urandom of=/dev/nvme0n1 bs=1M count=8 oflag=direct conv=fsync 2>&1")
+    written = disk.image.sha256(0, 8 << 20)
+
+    for wanted in ("identity", "DMA", "identity", iommu.lazy_type):
+        guest.expect_ok(f"echo {FIRST_DEVICE} >{drivers}/unbind")
+        change_group(lab, guest, wanted)
+        guest.expect_ok(f"echo {FIRST_DEVICE} >{drivers}/bind")
+        guest.wait_until("[ -b /dev/nvme0n1 ]")
+        lab.check_equal("SHA-256 of what the guest reads", guest.sha256_of_area("/dev/nvme0n1", 0, 8), written)
     file_round_trip(lab, guest, disk, mebibytes=8)
+
+
+def restarts(lab: Lab, iommu: IOMMU) -> None:
+    """A disk behind an IOMMU: the guest restarts, then the machine is reset in mid-transfer, and mappings start anew."""
+    disk = lab.nvme()
+    guest = lab.boot(lab.machine(disk, iommu=iommu, resets_allowed=True))
+    guest.expect_ok("dd if=/dev/urandom of=/dev/nvme0n1 bs=1M count=8 seek=64 oflag=direct conv=fsync 2>&1")
+    written = guest.sha256_of_area("/dev/nvme0n1", 64, 8)
+    guest.reboot()
+    check_group(lab, guest, "DMA")
+    read = guest.sha256_of_area("/dev/nvme0n1", 64, 8)
+    lab.check_equal("SHA-256 of what the guest reads after its restart", read, written)
+    guest.expect_quiet_kernel()
+
+    guest.start("while :; do dd if=/dev/zero of=/dev/nvme0n1 bs=1M count=32 oflag=direct; done")
+    guest.expect_ok("sleep 0.5", is_shown=False)
+    guest.machine_reset()
+    check_group(lab, guest, "DMA")
+    read = guest.sha256_of_area("/dev/nvme0n1", 64, 8)
+    lab.check_equal("SHA-256 of what it reads after the machine's reset", read, written)
+    file_round_trip(lab, guest, disk, mebibytes=8)
+
+
+def reach_without_mappings(lab: Lab, make_iommu: Callable[[bool], IOMMU]) -> None:
+    """What the educational device reaches without a mapping: before the IOMMU's driver comes, and in each type of group.
+
+    `make_iommu` makes one with bypass at boot, and one without.
+    """
+    driver = "/sys/bus/pci/drivers/vfio-pci"
+    for boot_bypass in (True, False):
+        device = lab.edu(dma_mask=64)
+        # The driver is loaded later.
+        iommu = dataclasses.replace(make_iommu(boot_bypass), modules=())
+        name = "bypass" if boot_bypass else "closed"
+        guest = lab.boot(lab.machine(device, iommu=iommu.strict, modules=IN_USER_SPACE), name=name)
+        _expect_to_reach(guest, boot_bypass)
+        guest.expect_ok("load virtio_iommu")
+        # The kernel asks the IOMMU about a device when a driver is found for it.
+        guest.expect_ok(f"! [ -e /sys/bus/pci/devices/{FIRST_DEVICE}/iommu_group ]")
+        _expect_to_reach(guest, boot_bypass)
+        guest.expect_ok(f"vfio-bind {FIRST_DEVICE}")
+        check_group(lab, guest, "DMA")
+        guest.expect_ok(f"echo {FIRST_DEVICE} >{driver}/unbind")
+        _expect_to_reach(guest, False)
+        for wanted in ("DMA-FQ", "identity", "DMA", "identity"):
+            change_group(lab, guest, wanted)
+            _expect_to_reach(guest, wanted == "identity")
+        # A program brings mappings of its own; when it has gone, the device is back where it was.
+        guest.expect_ok(f"echo {FIRST_DEVICE} >{driver}/bind")
+        check_pages(lab, guest, FIRST_DEVICE, pages=64)
+        guest.expect_ok(f"echo {FIRST_DEVICE} >{driver}/unbind")
+        _expect_to_reach(guest, True)
+        guest.expect_quiet_kernel(told_of(FIRST_DEVICE))
+        guest.power_off()
+        if device.served_by is not None:
+            device.served_by.stop()
+
+
+def _expect_to_reach(guest: Guest, reaches: bool) -> None:
+    guest.expect_ok(f"bypass-test {FIRST_DEVICE} {'reaches' if reaches else 'does-not-reach'}")

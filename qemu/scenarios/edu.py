@@ -4,6 +4,7 @@ import re
 
 from guestlab.guest import Guest, Machine
 from guestlab.lab import Lab
+from guestlab.strays import told_of
 from guestlab.workloads import FIRST_DEVICE, IN_USER_SPACE
 
 
@@ -13,7 +14,7 @@ def run(lab: Lab) -> None:
     guest.expect_ok(f"vfio-bind {FIRST_DEVICE}")
     for kind in ("intx", "msi", "intx"):
         _drive(lab, guest, kind)
-    guest.expect_quiet_kernel()
+    guest.expect_quiet_kernel(told_of(FIRST_DEVICE))
     guest.power_off()
 
 

@@ -22,4 +22,4 @@ def run(lab: Lab) -> None:
     # The disk as it was, empty.
     disk.image.path.unlink()
     fresh = lab.nvme(size="16MiB")
-    lab.tool("replay", str(recording), "--socket-path", str(fresh.backend.socket_path))
+    lab.tool("replay", str(recording), "--socket-path", str(fresh.socket_path))

@@ -28,3 +28,22 @@ public enum Crash {
         abort()
     }
 }
+
+/// The same for rings.
+public final class SharedVirtqueuePlayer: Sendable {
+    private let player = Monitor<VirtqueuePlayer?>(nil)
+
+    public init() {}
+
+    public func play(_ input: [UInt8]) {
+        player.withLock { player in
+            do {
+                let made = try player ?? VirtqueuePlayer()
+                player = made
+                try made.play(input)
+            } catch {
+                Crash.end(error)
+            }
+        }
+    }
+}

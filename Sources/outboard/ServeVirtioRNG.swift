@@ -1,0 +1,40 @@
+import ArgumentParser
+import Configuration
+import DeviceModel
+import LinuxHost
+import Logging
+import PCI
+import VFIOUserServer
+import VirtioEntropy
+
+/// `outboard serve virtio-rng`
+struct ServeVirtioRNG: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "virtio-rng", abstract: "A virtio entropy device: random bytes for the guest.")
+
+    @OptionGroup var common: ServeOptions
+
+    func run() throws {
+        try common.serveVirtioRNG(try common.configuration(of: "virtio-rng"))
+    }
+}
+
+extension ServeOptions {
+    func serveVirtioRNG(_ file: DeviceConfiguration?) throws {
+        let clientCount = clientCount(file)
+        let service = try service("virtio-rng", file)
+        let identity = service.identity
+        try service.run {
+            guard clientCount > 1 else { return .exclusive(try identity.makeVirtioRNG()) }
+            return .forEachClient(maximum: clientCount) { () throws(Errno) in try identity.makeVirtioRNG() }
+        }
+    }
+}
+
+extension ServiceIdentity {
+    func makeVirtioRNG(route: any DMARoute = DirectRoute()) throws(Errno) -> any Device {
+        try Entropy.makeFunction(route: route) { [logger] failure in
+            logger.warning("the driver has to reset the device", metadata: ["cause": "\(failure)"])
+        }
+    }
+}
