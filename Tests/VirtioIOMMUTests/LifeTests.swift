@@ -173,7 +173,7 @@ import VirtioIOMMU
             driver.function.detach()
             device.leave()
         }
-        #expect(reports.isEmpty, "\(reports)")
+        #expect(!reports.contains { !$0.isMatterOfTime }, "\(reports)")
     }
 
     @Test func `a client may leave while an unmap waits for a device`() throws {
