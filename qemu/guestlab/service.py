@@ -52,13 +52,13 @@ class Service:
         self.backend: Backend | None = None
         self.topology: Topology | None = None
         self._log = directory / f"{name}.log"
-        self._start = start
+        self._start_backend = start
 
     def start(self) -> Backend:
         """The process that serves the device; one is started for it alone if there is none yet."""
         if self.backend is None:
             arguments = [self.device, "--socket-path", str(self.socket_path), *self._words()]
-            self.backend = self._start(arguments, [self.socket_path], self._log)
+            self.backend = self._start_backend(arguments, [self.socket_path], self._log)
         return self.backend
 
     @property
