@@ -5,7 +5,8 @@ import DMA
 /// Sorted runs of a few hundred mappings each, with the first address of each run beside them: a search is two bisections,
 /// a change moves what is in one run. A run that is full becomes two; one that becomes empty goes.
 struct GuestMappingTable: Sendable {
-    /// The number of mappings in a run at most; measured, not that a few hundred more or less would show.
+    /// The number of mappings in a run at most: few enough to be moved in a moment, and enough that a million mappings are
+    /// some thousand runs.
     private static let runCapacity = 256
 
     private var runs: [[GuestMapping]] = []
