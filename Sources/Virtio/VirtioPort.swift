@@ -22,6 +22,7 @@ public final class VirtioPort: Sendable {
     /// Tells the driver that something in the device's configuration has changed. Called right after the change.
     public func configurationDidChange() { transport.configurationDidChange() }
 
-    /// Tells the driver that the device cannot go on without a reset, and does nothing more until then.
+    /// Tells the driver that the device cannot go on without a reset, and does nothing more until then; nothing unless the
+    /// driver has the device run.
     public func fail(_ reason: String) { transport.fail(.device(reason)) }
 }

@@ -15,6 +15,9 @@ struct VirtioState {
         var driverFeatures: UInt64 = 0
         var configurationVector = VirtioState.noVector
         var interruptStatus: InterruptStatus = []
+        /// The guest memory there was when the driver had the device run: what is begun before a reset never sees what is
+        /// there after it.
+        var memory: GuestMemory?
     }
 
     struct QueueState {
@@ -87,12 +90,15 @@ extension VirtioState {
         return value
     }
 
-    mutating func writeCommon(_ value: UInt64, at offset: Int, byteCount: Int) {
+    /// - Parameter memory: what the function has of guest memory.
+    mutating func writeCommon(_ value: UInt64, at offset: Int, byteCount: Int, _ memory: GuestMemory?) {
+        let wasRunning = registers.status.contains(.driverOK)
         // A write to a part of a register leaves the rest of it as it was.
         for register in CommonRegister.map.declarations where register.hooks.contains([.read, .write]) {
             registers.bank[register.id] = self.value(of: register.id)
         }
         for write in registers.bank.write(value, at: offset, byteCount: byteCount) { act(on: write) }
+        if !wasRunning, registers.status.contains(.driverOK) { registers.memory = memory }
     }
 
     /// The value of a register that is filled in.

@@ -50,7 +50,7 @@ extension VirtioTransport {
     func writeCommon(_ value: UInt64, at offset: Int, byteCount: Int) {
         update { state in
             let epoch = state.work.epoch
-            state.writeCommon(value, at: offset, byteCount: byteCount)
+            state.writeCommon(value, at: offset, byteCount: byteCount, port.memory)
             if state.work.epoch != epoch { port.setInterruptLine(asserted: false) }
         }
     }

@@ -6,7 +6,7 @@ enum VirtioTask {
     case reset(VirtioReset)
     case start(VirtioFeatures)
     case resetQueue(Int, epoch: Int)
-    case process(Int, QueueSetup, VirtioFeatures, epoch: Int)
+    case process(Int, QueueSetup, VirtioFeatures, GuestMemory, epoch: Int)
 }
 
 extension VirtioState {
@@ -32,7 +32,8 @@ extension VirtioState {
         guard let number = nextQueue(isBusMaster: isBusMaster) else { return nil }
         work.kicked &= ~(1 << UInt64(number))
         work.lastQueue = number
-        return .process(number, queues[number].setup, features, epoch: work.epoch)
+        // Without a client there is nobody to serve.
+        return registers.memory.map { .process(number, queues[number].setup, features, $0, epoch: work.epoch) }
     }
 
     /// The queue whose turn it is. Those that are looked at while the device may not access memory wait.
@@ -64,8 +65,8 @@ struct VirtioWorker<Device: VirtioDevice> {
                 queues[number] = nil
                 device.resetQueue(number)
                 transport.state.update { if $0.work.epoch == epoch { $0.finishReset(ofQueue: number) } }
-            case .process(let number, let setup, let features, let epoch):
-                process(&queues[number], number, setup, features, epoch)
+            case .process(let number, let setup, let features, let memory, let epoch):
+                process(&queues[number], number, setup, features, memory, epoch)
             }
         }
     }
@@ -85,10 +86,9 @@ struct VirtioWorker<Device: VirtioDevice> {
     }
 
     private func process(
-        _ slot: inout Virtqueue?, _ number: Int, _ setup: QueueSetup, _ features: VirtioFeatures, _ epoch: Int
+        _ slot: inout Virtqueue?, _ number: Int, _ setup: QueueSetup, _ features: VirtioFeatures,
+        _ memory: GuestMemory, _ epoch: Int
     ) {
-        // Without a client there is nobody to serve, and a queue in memory that has ended waits for the reset.
-        guard let memory = transport.port.memory, slot.map({ $0.memory.guest === memory }) ?? true else { return }
         do throws(VirtqueueError) {
             var queue: Virtqueue
             if let known = slot.take() {

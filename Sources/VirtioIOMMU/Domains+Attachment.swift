@@ -98,6 +98,11 @@ extension Domains {
         dropRemains()
     }
 
+    /// Takes out of all remains what devices still hold there, however long that takes.
+    func emptyRemains() {
+        for space in state.withLock({ $0.remains }) { remove([.everything], from: space, .endless) }
+    }
+
     /// Moves what could not be moved before because a device kept pins, if it does no more.
     func moveStragglers() {
         let endpoints = endpoints.values.filter(\.hasStragglers)

@@ -41,9 +41,11 @@ final class IOMMURoute: DMARoute {
             return state.memory.take()
         }
         domains.work {
-            memory?.detach(domains)
             domains.state.withLock { $0.wantsBypass = domains.options.startsInBypass }
             domains.reset()
+            domains.emptyRemains()
+            // Nothing of the client's memory is in any domain now: what is told of its going finds nothing to do.
+            memory?.detach(domains)
         }
     }
 

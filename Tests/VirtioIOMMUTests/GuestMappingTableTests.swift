@@ -109,6 +109,19 @@ import Testing
     }
 }
 
+@Suite struct `The limit of what is told` {
+    @Test func `lets so many through in a second, and then says how many it held back`() {
+        var limit = RateLimit()
+        let start = MonotonicInstant.now
+        for _ in 0..<RateLimit.perSecond { #expect(limit.admit(at: start) == 0) }
+        for _ in 0..<10 { #expect(limit.admit(at: start) == nil) }
+        let next = MonotonicInstant.after(.seconds(2))
+        #expect(limit.admit(at: next) == 10)
+        for _ in 1..<RateLimit.perSecond { #expect(limit.admit(at: next) == 0) }
+        #expect(limit.admit(at: next) == nil)
+    }
+}
+
 /// Random numbers that are the same every time.
 struct SeededNumbers {
     private var state: UInt64

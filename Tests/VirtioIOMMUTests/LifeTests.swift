@@ -155,6 +155,27 @@ import VirtioIOMMU
         #expect(try device.read(data) == [0x71])
     }
 
+    @Test func `a client that leaves takes its memory out of every domain, and nobody waits in a circle`() throws {
+        let reports = try LockChecker.withRecording { () throws in
+            let driver = try IOMMUDriver()
+            let device = try Confined(driver)
+            driver.start()
+            #expect(driver.attach(device.id, to: 1) == Status.ok)
+            #expect(driver.map(1, 0x8000...0x8fff, to: data) == Status.ok)
+            driver.function.detach()
+            #expect(device.reaches(data))
+            try driver.space.unmap(.everything)
+            try driver.connect()
+            driver.start()
+            #expect(driver.attach(device.id, to: 1) == Status.ok)
+            #expect(driver.map(1, 0x8000...0x8fff, to: data) == Status.ok)
+            #expect(device.reaches(0x8000))
+            driver.function.detach()
+            device.leave()
+        }
+        #expect(!reports.contains { !$0.isMatterOfTime }, "\(reports)")
+    }
+
     @Test func `a client may leave while an unmap waits for a device`() throws {
         driver.start()
         #expect(driver.attach(device.id, to: 1) == Status.ok)

@@ -135,6 +135,27 @@ import VirtioIOMMU
         #expect(driver.map(1, 0x8000...0x8fff, to: data) == Status.ok)
     }
 
+    @Test func `V38, V45 a mapping that leads to too many sections leaves nothing behind`() throws {
+        var options = VirtioIOMMU.Options()
+        options.maximumMappings = 1
+        let driver = try IOMMUDriver(options)
+        let device = try Confined(driver)
+        driver.start()
+        #expect(driver.attach(device.id, to: 1) == Status.ok)
+        let end = UInt64(driver.memory.byteCount)
+        let extra = try MemoryObject.anonymous(byteCount: Int(2 * page))
+        for number in 0..<2 as Range<UInt64> {
+            try driver.space.map(
+                .file(extra, offset: number * page), at: IOVA(end + number * page), byteCount: page,
+                rights: [.read, .write])
+        }
+        #expect(driver.map(1, 0x8000...0xafff, to: end - page) == Status.outOfMemory)
+        for address in [0x8000, 0x9000, 0xa000] as [UInt64] { #expect(!device.reaches(address)) }
+        #expect(driver.unmap(1, 0...UInt64.max) == Status.ok)
+        #expect(driver.map(1, 0x8000...0x9fff, to: end - page) == Status.ok)
+        #expect(device.reaches(0x8fff) && device.reaches(0x9000) && !device.reaches(0xa000))
+    }
+
     @Test func `V61 what is refused is counted and reported, for the driver does not look`() {
         #expect(driver.map(1, 0x8001...0x8fff, to: data) == Status.outOfRange)
         let rejected = log.rejections
@@ -145,7 +166,7 @@ import VirtioIOMMU
                 == "request 2 refused with RANGE: map 0x8001-0x8fff -> 0x100000, rw in domain 1")
         for _ in 0..<200 { _ = driver.map(1, 0x8001...0x8fff, to: data) }
         #expect(driver.iommu.statistics.rejectedCount == 201)
-        #expect(log.rejections.count <= 128)
+        #expect((64...201).contains(log.rejections.count))
     }
 }
 

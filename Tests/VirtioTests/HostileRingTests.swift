@@ -291,7 +291,7 @@ struct Offence: CustomTestStringConvertible, Sendable {
         driver.device.record.wait { $0.isAtGate ? () : nil }
         driver.configure(0x04, 2, 2)
         driver.device.record.update { $0.isGateOpen = true }
-        driver.device.record.wait { $0.isAtGate ? nil : () }
+        driver.device.record.wait { $0.isWorking ? nil : () }
         #expect(driver.status == 15)
         #expect(driver.failures.all.isEmpty)
         driver.configure(0x04, 2, 6)

@@ -3,8 +3,9 @@ import DeviceModel
 import LinuxHost
 import PCI
 import Testing
-import Virtio
 import VirtioEcho
+
+@testable import Virtio
 
 @Suite struct `Virtqueues` {
     let driver: VirtioDriver<EchoDevice>
@@ -355,6 +356,20 @@ enum SplitArithmetic {
             index &+= 1
         }
         return false
+    }
+}
+
+@Suite struct `The arithmetic of event indices` {
+    @Test(arguments: [0, 1, 100, 0x7ff0, 0x7fff, 0x8000, 0xfff0, 0xfffe, 0xffff] as [UInt16])
+    func `an event lies in a step exactly when counting meets it`(old: UInt16) {
+        for count in 0...40 as ClosedRange<UInt16> {
+            for distance in 0...80 as ClosedRange<UInt16> {
+                let event = old &+ distance &- 20
+                #expect(
+                    SplitRing.passes(event: event, from: old, to: old &+ count)
+                        == SplitArithmetic.isTold(event: event, old: old, new: old &+ count))
+            }
+        }
     }
 }
 

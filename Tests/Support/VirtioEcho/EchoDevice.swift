@@ -34,7 +34,8 @@ public final class EchoDevice: VirtioDevice {
         public var isAtGate = false
         /// Whether two calls ever came at the same time.
         public var overlapped = false
-        var isWorking = false
+        /// Whether it is in a call of the worker's.
+        public internal(set) var isWorking = false
         var configuration = [UInt8](repeating: 0, count: EchoDevice.configurationByteCount)
         var events: [[UInt8]] = []
         /// Refuses to be reset until this is true.
