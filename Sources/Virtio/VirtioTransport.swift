@@ -1,5 +1,5 @@
-import PCI
 import LinuxHost
+import PCI
 import Synchronization
 
 /// What lies between a driver and a device: the registers of the transport, and the work that they make for the worker.
