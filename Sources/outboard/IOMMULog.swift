@@ -17,7 +17,7 @@ final class IOMMULog: Sendable {
 
     /// Signalled when the first line of a period has been written, so that somebody has to sum up at its end.
     let news: EventCounter
-    private let logger: Logger
+    let logger: Logger
     private let deviceNames: [EndpointID: String]
     private let state = Monitor(LogPeriods())
 

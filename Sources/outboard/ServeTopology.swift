@@ -136,7 +136,7 @@ struct TopologyService {
         while true {
             for event in try poller.wait(timeout: log.timeToSummary) {
                 switch Token(rawValue: event.token) {
-                case .signal: return signals.tellOfEnd(ServiceIdentity(name: topology.iommu.name, options).logger)
+                case .signal: return signals.tellOfEnd(log.logger)
                 case .ended: throw ExitStatus(rawValue: 1)
                 case .log, nil: _ = log.news.drain()
                 }
