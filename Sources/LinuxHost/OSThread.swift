@@ -47,6 +47,9 @@ public final class OSThread: @unchecked Sendable {  // The handle is written onc
         precondition(isJoined.withLock { $0 }, "a thread was dropped without being joined")
     }
 
+    /// Lets other threads run that want the processor of the calling one; goes on at once if there are none.
+    public static func giveWay() { sched_yield() }
+
     /// Waits for the thread to end.
     public func join(file: StaticString = #fileID, line: UInt32 = #line) {
         let isFirst = isJoined.withLock { joined in

@@ -12,6 +12,10 @@ public struct VirtioDescription: Sendable {
     public var queueSizes: [Int]
     /// The size of the device's configuration in bytes.
     public var configurationByteCount: Int
+    /// For how long after each look at a queue the worker stays awake for the next, giving way to other threads meanwhile.
+    ///
+    /// For a device whose driver waits for every answer without sleeping, where waking the worker would be most of the wait.
+    public var lingering = Duration.zero
 
     /// How many queues a device can have: requests to look at them are bits of a word.
     public static let maximumQueueCount = 64

@@ -34,7 +34,9 @@ public final class VirtioFunction<Device: VirtioDevice>: PCIDeviceModel {
         self.transport = transport
         self.device = device
         configurationByteCount = description.configurationByteCount
-        worker = try OSThread(name: "virtio") { VirtioWorker(transport: transport, device: device).run() }
+        worker = try OSThread(name: "virtio") { [lingering = description.lingering] in
+            VirtioWorker(transport: transport, device: device, lingering: lingering).run()
+        }
     }
 
     deinit {

@@ -49,6 +49,7 @@ extension VirtioState {
 struct VirtioWorker<Device: VirtioDevice> {
     let transport: VirtioTransport
     let device: Device
+    let lingering: Duration
 
     func run() {
         var queues = [Virtqueue?](repeating: nil, count: transport.state.withLock { $0.queues.count })
@@ -67,7 +68,18 @@ struct VirtioWorker<Device: VirtioDevice> {
                 transport.state.update { if $0.work.epoch == epoch { $0.finishReset(ofQueue: number) } }
             case .process(let number, let setup, let features, let memory, let epoch):
                 process(&queues[number], number, setup, features, memory, epoch)
+                linger()
             }
+        }
+    }
+
+    /// Waits for a task without sleeping.
+    private func linger() {
+        guard lingering > .zero else { return }
+        let end = MonotonicInstant.after(lingering)
+        while MonotonicInstant.now < end {
+            if transport.state.withLock({ $0.hasTask(isBusMaster: transport.port.isBusMaster) }) { return }
+            OSThread.giveWay()
         }
     }
 

@@ -48,7 +48,8 @@ extension Domains.State {
             return ended.time <= fault.time ? .unmapped(ended) : cause(of: fault, under: ended.mapping)
         }
         if let current { return .notYetMapped(current) }
-        return domain == nil ? .domainEnded : .neverMapped
+        if domain == nil { return .domainEnded }
+        return history.hasForgotten ? .notMapped : .neverMapped
     }
 
     /// Why an access was refused although something was mapped.

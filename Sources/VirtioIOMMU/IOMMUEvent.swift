@@ -30,8 +30,10 @@ public struct IOMMUFault: Hashable, Sendable {
     public enum Cause: Hashable, Sendable {
         /// The endpoint is attached to no domain.
         case notAttached
-        /// Nothing is or was mapped there, as far as is known.
+        /// Nothing is or was mapped there.
         case neverMapped
+        /// Nothing is mapped there, nor was among the tens of thousands of mappings that ended last.
+        case notMapped
         /// What was mapped there is not any more: DMA after unmap.
         case unmapped(EndedMapping)
         /// It was mapped after the access, or just then.
@@ -89,6 +91,7 @@ extension IOMMUFault: CustomStringConvertible {
         return switch cause {
         case .notAttached: "DMA of an endpoint that is attached to no domain: \(what)"
         case .neverMapped: "DMA to an address that was never mapped: \(what)\(place)"
+        case .notMapped: "DMA to an address that is not mapped, and was not lately: \(what)\(place)"
         case .unmapped(let ended):
             "DMA after unmap: \(what), mapped \(age(ended.mapping.time)) before by request "
                 + "\(ended.mapping.request) (\(ended.mapping)), unmapped \(age(ended.time)) before by request "

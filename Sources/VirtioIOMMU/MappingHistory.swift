@@ -8,17 +8,20 @@ struct MappingHistory: Sendable {
         let ended: EndedMapping
     }
 
-    /// How many are kept: a few batches of the largest queue, at 80 bytes each.
-    static let capacity = 4096
+    /// How many are kept: a program that unmaps 256 MiB page by page and then goes astray is told so, at 80 bytes for each.
+    static let capacity = 1 << 16
 
     private var entries: [Entry] = []
     /// Where the next entry goes once there are as many as are kept.
     private var next = 0
+    /// Whether some are not known any more.
+    private(set) var hasForgotten = false
 
     mutating func append(_ entry: Entry) {
         if entries.count < Self.capacity {
             entries.append(entry)
         } else {
+            hasForgotten = true
             entries[next] = entry
             next = (next + 1) % Self.capacity
         }

@@ -29,6 +29,10 @@ public final class VirtioIOMMU: VirtioDevice {
     /// As many as QEMU's has; a batch is no longer.
     static let queueSize = 256
 
+    /// A driver waits for its requests with interrupts off, and one often follows another: a buffer is mapped, used and
+    /// unmapped.
+    private static let lingering = Duration.microseconds(50)
+
     /// The numbers of the queues.
     enum Queue {
         static let requests = 0
@@ -58,10 +62,11 @@ public final class VirtioIOMMU: VirtioDevice {
     ) throws(Errno) -> PCIFunction<VirtioFunction<VirtioIOMMU>> {
         let domains = Domains(options, report: report)
         let route = IOMMURoute(domains)
-        let description = VirtioDescription(
+        var description = VirtioDescription(
             deviceType: deviceType, classCode: classCode,
             features: [.inputRange, .domainRange, .mapUnmap, .probe, .mmio, .bypassConfiguration],
             queueSizes: [queueSize, queueSize], configurationByteCount: ConfigurationLayout.byteCount)
+        description.lingering = lingering
         return try VirtioFunction.make(description, route: route, report: reportFailure) { (port) throws(Errno) in
             try VirtioIOMMU(domains, route, port)
         }

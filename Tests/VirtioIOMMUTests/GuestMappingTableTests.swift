@@ -96,7 +96,10 @@ import Testing
     @Test func `as many as there is room for are remembered, with their times`() {
         var history = MappingHistory()
         let count = UInt64(MappingHistory.capacity)
-        for number in 0..<count + 100 { history.append(entry(number, at: number * 10)) }
+        for number in 0..<count { history.append(entry(number, at: number * 10)) }
+        #expect(!history.hasForgotten)
+        for number in count..<count + 100 { history.append(entry(number, at: number * 10)) }
+        #expect(history.hasForgotten)
         let domain = DomainSerial(rawValue: 1)
         #expect(history.last(at: IOVA(99 * 10), in: domain, mappedBefore: .now) == nil)
         #expect(history.last(at: IOVA(100 * 10), in: domain, mappedBefore: .now)?.mapping.request == 100)

@@ -197,7 +197,8 @@ private final class ConfinedEdu: Sendable {
     }
 
     @Test func `a hundred thousand mappings come and go without descriptors or memory areas`() throws {
-        let driver = try IOMMUDriver()
+        let log = EventLog()
+        let driver = try IOMMUDriver(report: { log.add($0) })
         let device = try Confined(driver)
         driver.start()
         #expect(driver.attach(device.id, to: 1) == Status.ok)
@@ -219,6 +220,17 @@ private final class ConfinedEdu: Sendable {
         #expect(count_of_descriptors() <= descriptors)
         // The heap may grow by an area or two of its own.
         #expect(count_of_memory_areas() <= areas + 4)
+
+        // What ended last is still known; of an address of which nothing is, nobody can say what it was.
+        #expect(!device.reaches(90_000 * page))
+        #expect(!device.reaches(200_000 * page))
+        let causes = log.waitForFaults(2).map(\.cause)
+        if case .unmapped(let ended) = causes[0] {
+            #expect(ended.mapping.range.first == IOVA(90_000 * page))
+        } else {
+            Issue.record("\(causes[0])")
+        }
+        #expect(causes[1] == .notMapped)
     }
 }
 
