@@ -34,15 +34,21 @@ struct ServeEdu: ParsableCommand {
 extension ServeOptions {
     func serve(_ options: EduOptions, _ file: DeviceConfiguration?) throws {
         let clientCount = clientCount(file)
-        try service("edu", file).run {
-            guard clientCount > 1 else { return .exclusive(try options.makeDevice()) }
-            return .forEachClient(maximum: clientCount) { () throws(Errno) in try options.makeDevice() }
+        let service = try service("edu", file)
+        let identity = service.identity
+        try service.run {
+            guard clientCount > 1 else {
+                return .exclusive(try options.makeDevice(route: identity.makeDirectRoute()))
+            }
+            return .forEachClient(maximum: clientCount) { () throws(Errno) in
+                try options.makeDevice(route: identity.makeDirectRoute())
+            }
         }
     }
 }
 
 extension EduOptions {
-    func makeDevice(route: any DMARoute = DirectRoute()) throws(Errno) -> any Device {
+    func makeDevice(route: any DMARoute) throws(Errno) -> any Device {
         try Edu.makeFunction(dmaMaskBits: dmaMask ?? 28, route: route)
     }
 }

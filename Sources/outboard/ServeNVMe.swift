@@ -79,10 +79,14 @@ extension ServeOptions {
                 "--max-clients above 1 needs --read-only: guests that write to one disk would destroy each other's files"
             )
         }
-        try service("nvme", file).run {
+        let service = try service("nvme", file)
+        let identity = service.identity
+        try service.run {
             let disk = try NVMeDisk(options)
-            guard clientCount > 1 else { return .exclusive(try disk.makeDevice()) }
-            return .forEachClient(maximum: clientCount) { () throws(Errno) in try disk.makeDevice() }
+            guard clientCount > 1 else { return .exclusive(try disk.makeDevice(route: identity.makeDirectRoute())) }
+            return .forEachClient(maximum: clientCount) { () throws(Errno) in
+                try disk.makeDevice(route: identity.makeDirectRoute())
+            }
         }
     }
 }
@@ -109,7 +113,7 @@ struct NVMeDisk {
         self.controller = controller
     }
 
-    func makeDevice(route: any DMARoute = DirectRoute()) throws(Errno) -> any Device {
+    func makeDevice(route: any DMARoute) throws(Errno) -> any Device {
         try NVMeController.makeFunction(store: store, options: controller, route: route)
     }
 }

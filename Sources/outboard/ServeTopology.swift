@@ -77,7 +77,7 @@ struct TopologyService {
     private func device(
         of member: TopologyConfiguration.Member, behind iommu: VirtioIOMMU, _ identity: ServiceIdentity
     ) throws -> any Device {
-        var route: any DMARoute = DirectRoute()
+        var route: any DMARoute = identity.makeDirectRoute()
         if member.isBehindIOMMU {
             let reserved = member.reservedRegions.map { ReservedRegion($0) }
             route = iommu.endpoint(

@@ -25,14 +25,18 @@ extension ServeOptions {
         let service = try service("virtio-rng", file)
         let identity = service.identity
         try service.run {
-            guard clientCount > 1 else { return .exclusive(try identity.makeVirtioRNG()) }
-            return .forEachClient(maximum: clientCount) { () throws(Errno) in try identity.makeVirtioRNG() }
+            guard clientCount > 1 else {
+                return .exclusive(try identity.makeVirtioRNG(route: identity.makeDirectRoute()))
+            }
+            return .forEachClient(maximum: clientCount) { () throws(Errno) in
+                try identity.makeVirtioRNG(route: identity.makeDirectRoute())
+            }
         }
     }
 }
 
 extension ServiceIdentity {
-    func makeVirtioRNG(route: any DMARoute = DirectRoute()) throws(Errno) -> any Device {
+    func makeVirtioRNG(route: any DMARoute) throws(Errno) -> any Device {
         try Entropy.makeFunction(route: route) { [logger] failure in
             logger.warning("the driver has to reset the device", metadata: ["cause": "\(failure)"])
         }

@@ -1,5 +1,6 @@
 import LinuxHost
 import Logging
+import PCI
 import VFIOUserRecording
 import VFIOUserServer
 import VFIOUserTransport
@@ -19,6 +20,18 @@ struct ServiceIdentity {
         var logger = Logger(label: name) { StandardErrorLog(label: $0) }
         logger.logLevel = options.logLevel
         self.logger = logger
+    }
+
+    /// The way of a device's accesses that no IOMMU of this process stands in. Tells, once for each client, of one from which
+    /// the device gets no memory at all.
+    func makeDirectRoute() -> DirectRoute {
+        DirectRoute { [logger] in
+            logger.warning(
+                """
+                the device reaches no memory: its client has mapped none. Behind an IOMMU of QEMU's, either the guest has \
+                mapped nothing yet or QEMU passes no mapping on (intel-iommu needs caching-mode=on and no first stage)
+                """)
+        }
     }
 
     func server(of devices: DeviceSupply, _ recorder: Recorder?) -> Server {

@@ -1,6 +1,7 @@
 import Foundation
 import LinuxHost
 import Testing
+import VFIOUserClient
 
 /// A version message without capabilities.
 private let hello: [UInt8] = [1, 0, 1, 0, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
@@ -32,6 +33,27 @@ private let busy: UInt8 = 16
         let text = String(decoding: log.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
         #expect(text.contains("client refused"))
         #expect(first.isHungUp)
+    }
+
+    @Test func `a client whose device reaches no memory at all is told of, once`() throws {
+        let log = Pipe()
+        let tool = try RunningTool(standardError: log.fileHandleForWriting)
+        tool.waitForSocket()
+        do {
+            let client = try Client(path: tool.socketPath, replyTimeout: .seconds(30))
+            try client.writeRegister(UInt16(6), region: PCIRegion.configuration, at: 4)
+            for _ in 0..<3 {
+                // Source in the device, destination, byte count, and the command to move bytes to memory.
+                for (offset, value) in [(0x80, 0x40000), (0x88, 0), (0x90, 16), (0x98, 3)] as [(UInt64, UInt64)] {
+                    try client.writeRegister(value, region: 0, at: offset)
+                }
+                while try client.readRegister(UInt64.self, region: 0, at: 0x98) & 1 != 0 {}
+            }
+        }
+        #expect(tool.terminate() == 0)
+        try log.fileHandleForWriting.close()
+        let text = String(decoding: log.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+        #expect(text.split(separator: "\n").count { $0.contains("the device reaches no memory") } == 1)
     }
 
     @Test func `edu serves as many as it is told to`() throws {
