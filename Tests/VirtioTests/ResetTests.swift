@@ -76,6 +76,19 @@ import VirtioEcho
         #expect(driver.failures.all.isEmpty)
     }
 
+    @Test func `a device is given nothing more once its driver resets it`() {
+        let queue = driver.start(queue: EchoDevice.gatedQueue)
+        driver.device.record.update { $0.isGateOpen = false }
+        for head in 0..<8 { queue.set(head, Descriptor(address: queue.data, byteCount: 4)) }
+        queue.offer(Array(0..<8))
+        queue.kick()
+        driver.device.record.wait { $0.isAtGate ? () : nil }
+        driver.setCommon(.deviceStatus, 0)
+        driver.device.record.update { $0.isGateOpen = true }
+        driver.wait { driver.status == 0 }
+        #expect(driver.device.record.withLock { $0.completed } == 1)
+    }
+
     @Test func `firmware that does not wait for the zero loses nothing`() {
         #expect(driver.start().echo([1]) == [1])
         driver.device.record.update { $0.mayReset = false }
