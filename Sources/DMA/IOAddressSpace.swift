@@ -76,6 +76,9 @@ public final class IOAddressSpace: Sendable {
         state.withLock { $0.table.mappings(overlapping: .everything).map(\.snapshot) }
     }
 
+    /// Whether there is no mapping at all.
+    public var isEmpty: Bool { state.withLock { $0.table.count == 0 } }
+
     /// Keeps mappings out of a range until the reservation is released. Reservations may overlap each other.
     ///
     /// - Throws: `EADDRINUSE` when a mapping or an allowed range is there.

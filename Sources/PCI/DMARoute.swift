@@ -64,7 +64,7 @@ public final class DirectRoute: DMARoute {
 
     public func didFail(_ access: DMAAccess, at range: IOVARange, wanting rights: AccessRights) {
         let memory = state.withLock { $0.isReported ? nil : $0.memory }
-        guard let memory, memory.mappings().isEmpty else { return }
+        guard let memory, memory.isEmpty else { return }
         let isFirst = state.withLock { state in
             defer { state.isReported = true }
             return !state.isReported && state.memory === memory

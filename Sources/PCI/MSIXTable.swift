@@ -48,8 +48,9 @@ struct MSIXTable: Sendable {
         return value
     }
 
-    mutating func write(_ value: UInt64, at offset: Int, byteCount: Int) {
-        isProgrammed = true
+    /// - Parameter countsAsProgramming: whether the access shows that the client leaves the table to the function.
+    mutating func write(_ value: UInt64, at offset: Int, byteCount: Int, countsAsProgramming: Bool) {
+        if countsAsProgramming { isProgrammed = true }
         for byte in 0..<byteCount where offset + byte < bytes.count {
             let mask = Self.writable[(offset + byte) % Self.entryByteCount]
             bytes[offset + byte] = bytes[offset + byte] & ~mask | value.byte(byte) & mask

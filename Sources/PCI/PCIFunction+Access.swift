@@ -80,7 +80,9 @@ extension PCIFunction {
         }
     }
 
-    private func write(_ value: UInt64, _ index: Int, at offset: UInt64, byteCount: Int) {
+    private func write(
+        _ value: UInt64, _ index: Int, at offset: UInt64, byteCount: Int, isFromWindow: Bool = false
+    ) {
         if index == PCIRegion.configuration {
             let wasBusMaster = port.isBusMaster
             let (wantsReset, access) = port.update { state in
@@ -88,7 +90,7 @@ extension PCIFunction {
                 return (wantsReset, state.windowAccess(touchedAt: Int(offset), byteCount: byteCount))
             }
             if let access, let target = access.target {
-                write(access.data, target.bar, at: target.offset, byteCount: target.byteCount)
+                write(access.data, target.bar, at: target.offset, byteCount: target.byteCount, isFromWindow: true)
             }
             if wantsReset { reset() }
             if !wasBusMaster, port.isBusMaster { model.didBecomeBusMaster() }
@@ -100,7 +102,11 @@ extension PCIFunction {
             return
         }
         switch msixStructure(bar: index, at: offset) {
-        case .table(let offset): port.update { $0.msixTable.write(value, at: offset, byteCount: byteCount) }
+        case .table(let offset):
+            // The window is in configuration space, which is passed on by clients that keep the table themselves too.
+            port.update {
+                $0.msixTable.write(value, at: offset, byteCount: byteCount, countsAsProgramming: !isFromWindow)
+            }
         case .pending: break
         case nil: model.writeRegister(value, bar: index, at: offset, byteCount: byteCount)
         }

@@ -260,7 +260,9 @@ extension VirtioState {
             return
         }
         queues[number].isResetting = true
-        if !work.isStarted && !work.isStarting { finishReset(ofQueue: number) }
+        // A start that a reset is going to end is none.
+        let isStarted = work.isStarted && work.reset == nil
+        if !isStarted && !work.isStarting { finishReset(ofQueue: number) }
     }
 
     /// The worker has let go of a queue, which is as after power-on.

@@ -96,8 +96,9 @@ extension Virtqueue {
     }
 
     private mutating func take() throws(VirtqueueError) -> VirtqueueBuffer? {
+        // Also of what was read before: a reset waits for as long as buffers come.
+        guard !isVoid else { return nil }
         if cachePosition == cacheCount {
-            guard !isVoid else { return nil }
             if try !look() {
                 guard try askForNotification(), try look() else { return nil }
             }

@@ -37,8 +37,17 @@ extension ServeOptions {
 
 extension ServiceIdentity {
     func makeVirtioRNG(route: any DMARoute) throws(Errno) -> any Device {
-        try Entropy.makeFunction(route: route) { [logger] failure in
-            logger.warning("the driver has to reset the device", metadata: ["cause": "\(failure)"])
+        let periods = Monitor(LogPeriods())
+        return try Entropy.makeFunction(route: route) { [logger] failure in
+            // A driver can break its queue as fast as it likes.
+            let (untold, isWritten) = periods.withLock { periods in
+                let now = MonotonicInstant.now.nanoseconds
+                return (periods.close(at: now, [:]), periods.admit(.failure, at: now).isWritten)
+            }
+            for (kind, count) in untold { logger.warning("… and \(count) more \(kind.plural)") }
+            if isWritten {
+                logger.warning("the driver has to reset the device", metadata: ["cause": "\(failure)"])
+            }
         }
     }
 }

@@ -22,6 +22,16 @@ import Testing
         #expect(!space.hasMapping(.remote(PeerMemory(byteCount: 1)), at: pages(1, 2), rights: .read))
     }
 
+    @Test func `a space is empty until something is mapped and when all of it is gone`() throws {
+        #expect(space.isEmpty)
+        try space.map(object, pages: pages(1, 2))
+        try space.map(object, pages: pages(9))
+        try space.unmap(pages(1, 2))
+        #expect(!space.isEmpty)
+        try space.unmap(.everything)
+        #expect(space.isEmpty)
+    }
+
     @Test func `remote memory is recognised where it was mapped, not where it was copied to`() throws {
         let peer = PeerMemory(byteCount: 1)
         try space.map(.remote(peer), at: iova(page), byteCount: page, rights: .read)

@@ -3,6 +3,7 @@ import DeviceModel
 import IOMMUTestDriver
 import LinuxHost
 import PCI
+import Testing
 import VirtioIOMMU
 
 /// A function that does to memory what its test says.
@@ -73,4 +74,10 @@ final class PinHolder: Sendable {
     init(_ memory: consuming PinnedMemory?) { monitor = Monitor(Slot(memory)) }
 
     func unpin() { monitor.withLock { $0.release() } }
+}
+
+/// Runs a test in which a device keeps pins on purpose, for as long as the lock checker reports.
+func keepingPins(_ body: () throws -> Void) rethrows {
+    let reports = try LockChecker.withRecording(body)
+    #expect(reports.filter { !$0.isMatterOfTime && $0.kind != .lostPin } == [])
 }

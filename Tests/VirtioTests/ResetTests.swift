@@ -76,6 +76,19 @@ import VirtioEcho
         #expect(driver.failures.all.isEmpty)
     }
 
+    @Test func `a device is given nothing more once its driver resets it`() {
+        let queue = driver.start(queue: EchoDevice.gatedQueue)
+        driver.device.record.update { $0.isGateOpen = false }
+        for head in 0..<8 { queue.set(head, Descriptor(address: queue.data, byteCount: 4)) }
+        queue.offer(Array(0..<8))
+        queue.kick()
+        driver.device.record.wait { $0.isAtGate ? () : nil }
+        driver.setCommon(.deviceStatus, 0)
+        driver.device.record.update { $0.isGateOpen = true }
+        driver.wait { driver.status == 0 }
+        #expect(driver.device.record.withLock { $0.completed } == 1)
+    }
+
     @Test func `firmware that does not wait for the zero loses nothing`() {
         #expect(driver.start().echo([1]) == [1])
         driver.device.record.update { $0.mayReset = false }
@@ -125,6 +138,31 @@ import VirtioEcho
         smaller.enable()
         #expect(smaller.echo([3]) == [3])
         #expect(resets.isEmpty)
+    }
+
+    @Test func `a device that waits for its reset hears of no queue before it is started again`() {
+        #expect(driver.start([.version1, .ringReset]).echo([1]) == [1])
+        driver.device.record.update { $0.mayReset = false }
+        driver.device.record.update { $0.isGateOpen = false }
+        let gated = DriverQueue(driver, number: EchoDevice.gatedQueue, size: 8, features: [.version1, .ringReset])
+        gated.enable()
+        gated.setChain([Descriptor(address: gated.data, byteCount: 4)])
+        gated.offer([0])
+        gated.kick()
+        driver.device.record.wait { $0.isAtGate ? () : nil }
+        driver.setCommon(.deviceStatus, 0)
+        driver.setCommon(.deviceStatus, 3)
+        driver.accept([.version1, .ringReset])
+        driver.setCommon(.deviceStatus, 11)
+        driver.setQueue(0, .queueEnable, 1)
+        driver.setQueue(0, .queueReset, 1)
+        driver.device.record.update { ($0.isGateOpen, $0.mayReset) = (true, true) }
+        driver.wait { driver.queue(0, .queueReset) == 0 }
+        #expect(driver.queue(0, .queueEnable) == 0)
+        driver.setCommon(.deviceStatus, 15)
+        driver.device.record.wait { $0.starts.count == 2 ? () : nil }
+        #expect(resets == [.driver])
+        #expect(driver.device.record.withLock { $0.queueResets }.isEmpty)
     }
 
     @Test func `a queue is reset only where that was agreed on`() {
