@@ -46,6 +46,15 @@ struct Domain {
 
     /// Whether a mapping there would have to wait until what was unmapped has left.
     func isLeaving(_ range: IOVARange) -> Bool { leavingRanges.contains(where: range.overlaps) }
+
+    /// What was unmapped has left.
+    mutating func forgetLeaving() {
+        leavingRanges.removeAll(keepingCapacity: true)
+        leaving.removeAll(keepingCapacity: leaving.count <= Self.keptCapacity)
+    }
+
+    /// Of how many mappings the memory is kept for the next batch; one request may unmap all of a domain.
+    static let keptCapacity = 1024
 }
 
 // What the guest may map and unmap

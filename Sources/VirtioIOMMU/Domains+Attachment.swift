@@ -15,15 +15,13 @@ extension Domains {
             drop(emptied)
             return .ok
         }
-        let (old, unused) = whenUnchanging { state in
-            let isUnused = state.domains[request.domain]?.endpoints.isEmpty == true
-            return (
-                state.placement(of: endpoint.id), isUnused ? state.domains.removeValue(forKey: request.domain) : nil
-            )
+        let old = whenUnchanging { state in
+            // Nothing is mapped in a domain that was made for this.
+            if state.domains[request.domain]?.endpoints.isEmpty == true { state.domains[request.domain] = nil }
+            return state.placement(of: endpoint.id)
         }
         endpoint.place(old)
         _ = endpoint.settle()
-        drop(unused)
         return .deviceError
     }
 
@@ -83,7 +81,8 @@ extension Domains {
     func reset() {
         let endpoints = endpoints
         let (domains, placements) = whenUnchanging { state in
-            let domains = Array(state.domains.values)
+            let domains = state.domains.values.filter { !$0.isBypass }
+            state.remains += domains
             state.domains.removeAll()
             state.attachments.removeAll()
             state.history = MappingHistory()
@@ -94,13 +93,13 @@ extension Domains {
             endpoint.place(placement)
             _ = endpoint.settle()
         }
-        for domain in domains { drop(domain) }
+        for domain in domains { close(domain) }
         dropRemains()
     }
 
     /// Takes out of all remains what devices still hold there, however long that takes.
     func emptyRemains() {
-        for space in state.withLock({ $0.remains }) { remove([.everything], from: space, .endless) }
+        for space in state.withLock({ $0.remains.compactMap(\.space) }) { remove([.everything], from: space, .endless) }
     }
 
     /// Moves what could not be moved before because a device kept pins, if it does no more.
@@ -121,17 +120,24 @@ extension Domains {
         }
     }
 
-    /// Lets go of a domain that is in no table any more. If a device still has pins in its address space, that stays among
-    /// the remains, with what is pinned.
+    /// Lets go of a domain that has ended, if one has.
     private func drop(_ domain: Domain?) {
-        guard let space = domain?.space, isInUse(space) else { return }
-        _ = try? space.unmapAll(in: [.everything])
-        state.withLock { $0.remains.append(space) }
+        guard let domain else { return }
+        close(domain)
+        dropRemains()
     }
 
+    /// Takes everything out of the address space of a domain that has ended, if a device is still in it. What is pinned
+    /// stays, closed to everything new.
+    private func close(_ domain: Domain) {
+        guard let space = domain.space, isInUse(space) else { return }
+        _ = try? space.unmapAll(in: [.everything])
+    }
+
+    /// Forgets the remains that no device is in any more.
     private func dropRemains() {
-        let free = state.withLock { $0.remains }.filter { !isInUse($0) }
-        state.withLock { state in state.remains.removeAll { space in free.contains { $0 === space } } }
+        let free = state.withLock { $0.remains }.filter { domain in domain.space.map(isInUse) != true }.map(\.serial)
+        state.withLock { state in state.remains.removeAll { free.contains($0.serial) } }
     }
 
     private func isInUse(_ space: IOAddressSpace) -> Bool { endpoints.values.contains { $0.isIn(space) } }
@@ -140,12 +146,13 @@ extension Domains {
 extension Domains.State {
     /// Enters what an endpoint is attached to now, a domain that there is.
     ///
-    /// - Returns: the domain that it was the last one in, which has ended.
+    /// - Returns: the domain that it was the last one in, which has ended and is among the remains.
     fileprivate mutating func attach(_ endpoint: IOMMUEndpoint, to domain: DomainID?) -> Domain? {
         var emptied: Domain?
         if let old = attachments[endpoint.id] {
             domains[old]?.remove(endpoint.id)
             if domains[old]?.endpoints.isEmpty == true { emptied = domains.removeValue(forKey: old) }
+            if let emptied, !emptied.isBypass { remains.append(emptied) }
         }
         attachments[endpoint.id] = domain
         if let domain { domains[domain]?.add(endpoint.id, endpoint.reserved) }

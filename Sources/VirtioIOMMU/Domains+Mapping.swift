@@ -61,14 +61,8 @@ extension Domains {
         let (space, ranges) = state.withLock { ($0.domains[id]?.space, $0.domains[id]?.leavingRanges ?? []) }
         guard let space, !ranges.isEmpty else { return }
         guard remove(ranges, from: space, patience) else { return }
-        state.withLock { state in
-            state.domains[id]?.leavingRanges.removeAll(keepingCapacity: true)
-            state.domains[id]?.leaving.removeAll(keepingCapacity: ranges.count < Self.keptCapacity)
-        }
+        state.withLock { $0.domains[id]?.forgetLeaving() }
     }
-
-    /// Of how many mappings the memory is kept for the next batch.
-    private static let keptCapacity = 1024
 
     /// Takes what is in the ranges out of an address space, however long devices keep pins. Whether it is gone: the patience
     /// may end before.

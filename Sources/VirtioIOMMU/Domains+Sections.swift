@@ -37,8 +37,8 @@ extension Domains: MappingConsumer {
     func unmap(_ range: IOVARange) {
         change { state -> [(IOAddressSpace, [IOVARange])] in
             state.sections.remove(range)?.willGo()
-            var plans = state.remains.map { ($0, [IOVARange.everything]) }
-            for domain in state.domains.values {
+            var plans: [(IOAddressSpace, [IOVARange])] = []
+            for domain in Array(state.domains.values) + state.remains {
                 guard let space = domain.space else { continue }
                 var parts = domain.leaving.compactMap { $0.part(leadingTo: range) }
                 domain.table.forEach { mapping in

@@ -26,8 +26,9 @@ final class Domains: Sendable {
         /// to it before giving that up.
         var isBypassed: Bool
         var wantsBypass: Bool
-        /// Address spaces without a domain that a device still keeps pins in.
-        var remains: [IOAddressSpace] = []
+        /// Domains that have ended, from that moment until no device is in their address space: guest memory that goes has
+        /// to leave these too.
+        var remains: [Domain] = []
         var statistics = IOMMUStatistics()
         private var nextSerial: UInt64 = 0
         fileprivate var isAtWork = false

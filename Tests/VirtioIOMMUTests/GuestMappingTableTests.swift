@@ -31,6 +31,23 @@ import Testing
         #expect(table.count == 0 && !table.overlaps(.everything))
     }
 
+    @Test(arguments: [(16, true), (5000, false)])
+    func `only so much memory is kept of what one request has unmapped`(count: UInt64, isKept: Bool) throws {
+        var domain = Domain(id: DomainID(1), serial: DomainSerial(rawValue: 0), space: IOAddressSpace())
+        for page in 0..<count {
+            let map = MapRequest(
+                domain: domain.id, first: page << 12, last: page << 12 | 0xfff, physical: 0, flags: .read)
+            _ = try domain.map(map, number: page, at: .now, VirtioIOMMU.Options())
+        }
+        var history = MappingHistory()
+        let unmap = UnmapRequest(domain: domain.id, first: 0, last: .max)
+        try domain.unmap(unmap, number: count, at: .now, &history)
+        #expect(domain.leaving.count == count && domain.isLeaving(range(0, 0)))
+        domain.forgetLeaving()
+        #expect(domain.leaving.isEmpty && !domain.isLeaving(.everything))
+        #expect((domain.leaving.capacity > 0) == isKept)
+    }
+
     /// Slots of ten addresses, each with a mapping of all of it or none, against a set of slots.
     @Test(arguments: 1...6)
     func `answers as a set of slots does`(seed: Int) {

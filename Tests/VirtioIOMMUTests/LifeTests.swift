@@ -245,6 +245,37 @@ import VirtioIOMMU
         #expect(try device.read(0xa000) == [0x77])
     }
 
+    @Test(arguments: [true, false])
+    func `guest memory that goes waits for a device in a domain that is just ending`(byDetach: Bool) throws {
+        driver.start()
+        #expect(driver.attach(device.id, to: 1) == Status.ok)
+        let extra = try MemoryObject.anonymous(byteCount: 0x1000)
+        let section = try IOVARange(first: IOVA(1 << 32), byteCount: 0x1000)
+        try driver.space.map(.file(extra, offset: 0), at: section.first, byteCount: 0x1000, rights: [.read, .write])
+        #expect(driver.map(1, 0x8000...0x8fff, to: section.first.rawValue) == Status.ok)
+        try device.model.pin(IOVARange(first: IOVA(0x8000), last: IOVA(0x8fff)), keeps: true)
+        if byDetach {
+            let (head, _) = driver.requests.lay(RequestChain(RequestBytes.detach(device.id, from: 1)), slot: 0)
+            driver.requests.offer([head])
+            driver.kick(driver.requests)
+        } else {
+            driver.status = 0
+        }
+        device.model.waitUntilAsked()
+        let model = device.model
+        let hasLetGo = Monitor(false)
+        let releaser = try OSThread(name: "releaser") {
+            let nobody = Monitor(())
+            _ = nobody.wait(until: .after(.milliseconds(400))) { _ in nil as Void? }
+            hasLetGo.withLock { $0 = true }
+            model.letGo()
+        }
+        try driver.space.unmap(section)
+        #expect(hasLetGo.withLock { $0 })
+        releaser.join()
+        if byDetach { _ = driver.waitForUsed(driver.requests) } else { driver.wait { driver.status == 0 } }
+    }
+
     @Test func `guest memory that only messages reach can be mapped`() throws {
         driver.start()
         #expect(driver.attach(device.id, to: 1) == Status.ok)

@@ -139,6 +139,10 @@ class Guest:
         script = f"( {command}\n) </dev/null >/tmp/started 2>&1; echo $? >/tmp/started.status"
         self.expect_ok(f"rm -f /tmp/started*; ( {script} ) >/dev/null 2>&1 &", is_shown=False)
 
+    def check_started(self) -> None:
+        """The command that `start` started must still be at work."""
+        self.expect_ok("! [ -e /tmp/started.status ] || { cat /tmp/started; exit 1; }", is_shown=False)
+
     def finish_started(self, limit: float = COMMAND_LIMIT) -> str:
         """Waits for the command that `start` started, which must succeed; returns what it printed."""
         rounds = int(limit * 10)

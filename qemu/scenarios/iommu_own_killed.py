@@ -31,6 +31,7 @@ def run(lab: Lab) -> None:
     first.expect_ok(f"vfio-bind {EDU}")
     first.start(f"iommu-test {EDU} --pairs 10000000")
     first.expect_ok("sleep 1", is_shown=False)
+    first.check_started()
     first.kill()
     lab.check(backend.is_running, "the backend still runs after QEMU was killed")
 
@@ -38,8 +39,9 @@ def run(lab: Lab) -> None:
     lab.check_equal("SHA-256 of what the next guest reads", second.sha256_of_area(DISK, 0, 8), written)
     second.expect_ok(f"vfio-bind {EDU}")
     second.expect_ok(f"iommu-test {EDU} --pairs 16")
-    second.start(f"while :; do dd if=/dev/zero of={DISK} bs=1M seek=64 count=32 oflag=direct; done")
+    second.start(f"while dd if=/dev/zero of={DISK} bs=1M seek=64 count=32 oflag=direct; do :; done")
     second.expect_ok("sleep 0.5", is_shown=False)
+    second.check_started()
     # The guest's driver waits for its IOMMU without end, so of this guest nothing more is asked.
     backend.kill()
     second.kill()
