@@ -18,8 +18,8 @@ import Testing
 
     @Test func `a request is for the page that its address is in`() {
         let request = PageRequest(pasid: nil, address: iova(.max), rights: .read, group: index(0), isLast: true)
-        #expect(request.page.rawValue == .max - 4095)
-        #expect(request.range.last.rawValue == .max)
+        #expect(request.page.rawValue == UInt64.max - 4095)
+        #expect(request.range.last.rawValue == UInt64.max)
         #expect(!request.isStopMarker)
     }
 }
