@@ -10,8 +10,9 @@ public import LinuxHost
 /// each last request: from the handler, `invalid` when the time is over, the attachment or the device goes, `failure` when
 /// the handler refuses.
 ///
-/// Threads: every method on any thread but those of the queue itself, which `flush`, `remove` and `stop` wait for or answer
-/// behind. Stop it before the last reference goes. Counterpart of `struct iopf_queue`.
+/// Whoever makes it keeps it for as long as its devices run; it stops when the last reference goes. Devices do not keep it,
+/// because its threads keep devices. Threads: every method on any thread, but `flush` and `stop` on none of its own.
+/// Counterpart of `struct iopf_queue`.
 public final class FaultQueue: Sendable {
     public struct Configuration: Sendable {
         /// The threads that handle faults, at least one.
@@ -53,17 +54,7 @@ public final class FaultQueue: Sendable {
     ///
     /// - Throws: `ENODEV` for a device that cannot be answered; `EBUSY` when it was added to a queue already; `EINVAL` when
     ///   this one was stopped.
-    public func add(_ device: any FaultingDevice) throws(DMAError) {
-        guard device.canRespond else { throw .noDevice }
-        let faults = PendingFaults(of: device, at: core)
-        guard core.list(faults) else { throw .invalid }
-        guard device.faultState.publish(faults) else {
-            core.unlist(faults)
-            throw .busy
-        }
-        // A stop that has not seen it published leaves it behind.
-        if core.isStopped { remove(device) }
-    }
+    public func add(_ device: any FaultingDevice) throws(DMAError) { try core.add(device) }
 
     /// Lets a device go: what is pending of it is answered `invalid` once, and what comes later is refused.
     ///
@@ -71,12 +62,7 @@ public final class FaultQueue: Sendable {
     ///
     /// - Returns: whether it was here.
     @discardableResult
-    public func remove(_ device: any FaultingDevice) -> Bool {
-        guard let faults = device.faultState.take(at: core) else { return false }
-        faults.close()
-        core.unlist(faults)
-        return true
-    }
+    public func remove(_ device: any FaultingDevice) -> Bool { core.remove(device) }
 
     /// Waits until threads of the queue have done what was enqueued for a device before the call.
     ///
@@ -90,9 +76,7 @@ public final class FaultQueue: Sendable {
         _ device: any FaultingDevice, until deadline: MonotonicInstant? = nil, file: StaticString = #fileID,
         line: UInt32 = #line
     ) throws(DMAError) -> Bool {
-        guard let faults = device.faultState.current, faults.queue === core else { throw .noDevice }
-        LockChecker.passes(through: .faultHandling, instance: ObjectIdentifier(device), file: file, line: line)
-        return core.flush(ObjectIdentifier(device), until: deadline)
+        try core.flush(device, until: deadline, file: file, line: line)
     }
 
     /// Forgets the requests of all devices whose group is not complete, as after an overflow of what carries them. Nobody is
@@ -104,7 +88,7 @@ public final class FaultQueue: Sendable {
     /// Lets all devices go, and ends the threads once they have done what they have. From the second time on nothing
     /// happens.
     public func stop() {
-        for faults in core.close() { remove(faults.device) }
+        for faults in core.close() { core.remove(faults.device) }
         core.end()
         let threads = threads.withLock { threads in
             defer { threads = [] }

@@ -1,3 +1,4 @@
+import DMA
 import LinuxHost
 import Synchronization
 
@@ -61,21 +62,35 @@ final class FaultQueueCore: Sendable {
 
     // Devices
 
-    /// Whether a device may come in.
-    func list(_ faults: PendingFaults) -> Bool {
-        load.withLock { load in
+    func add(_ device: any FaultingDevice) throws(DMAError) {
+        guard device.canRespond else { throw .noDevice }
+        let faults = PendingFaults(of: device, at: self)
+        let isOpen = load.withLock { load in
             if !load.isClosed { load.devices.append(faults) }
             return !load.isClosed
         }
+        guard isOpen else { throw .invalid }
+        guard device.faultState.publish(faults) else {
+            unlist(faults)
+            throw .busy
+        }
+        // Who closes the queue before this is published does not find it.
+        if load.withLock({ $0.isClosed }) { remove(device) }
     }
 
-    func unlist(_ faults: PendingFaults) {
+    @discardableResult
+    func remove(_ device: any FaultingDevice) -> Bool {
+        guard let faults = device.faultState.take(at: self) else { return false }
+        faults.close()
+        unlist(faults)
+        return true
+    }
+
+    private func unlist(_ faults: PendingFaults) {
         load.withLock { load in load.devices.removeAll { $0 === faults } }
     }
 
     var listed: [PendingFaults] { load.withLock { $0.devices } }
-
-    var isStopped: Bool { load.withLock { $0.isClosed } }
 
     /// Lets no device in any more, and returns those that are.
     func close() -> [PendingFaults] {
@@ -118,14 +133,19 @@ final class FaultQueueCore: Sendable {
         }
     }
 
-    /// Whether the work of a device that is there now has been done before the deadline.
-    func flush(_ device: ObjectIdentifier, until deadline: MonotonicInstant?) -> Bool {
+    func flush(
+        _ device: any FaultingDevice, until deadline: MonotonicInstant?, file: StaticString = #fileID,
+        line: UInt32 = #line
+    ) throws(DMAError) -> Bool {
+        guard let faults = device.faultState.current, faults.queue === self else { throw .noDevice }
+        let id = ObjectIdentifier(device)
+        LockChecker.passes(through: .faultHandling, instance: id, file: file, line: line)
         let ticket = load.withLock { $0.lastTicket }
         guard let deadline else {
-            load.wait { $0.hasWork(of: device, upTo: ticket) ? nil : () }
+            load.wait { $0.hasWork(of: id, upTo: ticket) ? nil : () }
             return true
         }
-        return load.wait(until: deadline) { $0.hasWork(of: device, upTo: ticket) ? nil : () } != nil
+        return load.wait(until: deadline) { $0.hasWork(of: id, upTo: ticket) ? nil : () } != nil
     }
 
     // Deadlines

@@ -32,9 +32,11 @@ final class PASIDSlot: Sendable {
     let access: DMAAccess
     private let state = Monitor(State.empty, as: .slot)
 
-    init(_ pasid: PASID?, onUnmap: @escaping @Sendable (IOVARange) -> Void) {
+    init(
+        _ pasid: PASID?, file: StaticString, line: UInt32, onUnmap: @escaping @Sendable (IOVARange) -> Void
+    ) {
         self.pasid = pasid
-        access = DMAAccess(needsPin: true, onUnmap: onUnmap)
+        access = DMAAccess(needsPin: true, file: file, line: line, onUnmap: onUnmap)
     }
 
     /// Who takes a fault of the slot.

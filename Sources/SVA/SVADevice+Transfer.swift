@@ -10,14 +10,17 @@ extension SVADevice {
     /// Waits for pages that have to be asked for. Not atomic: bytes below the one that an error is about have been
     /// transferred.
     public func read(
-        _ range: IOVARange, pasid: PASID? = nil, into buffer: UnsafeMutableRawBufferPointer
+        _ range: IOVARange, pasid: PASID? = nil, into buffer: UnsafeMutableRawBufferPointer,
+        file: StaticString = #fileID, line: UInt32 = #line
     ) throws(AccessFailure) {
         guard UInt64(buffer.count) == range.byteCount else { throw .memory(.invalid) }
         var done = 0
         while done < buffer.count {
             let step = SVADevice.step(of: range, after: done)
             let part = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + Int(step.byteCount)])
-            try withFaults(pasid, step, .read) { (access) throws(DMAError) in unsafe try access.read(step, into: part) }
+            try withFaults(pasid, step, .read) { (access) throws(DMAError) in
+                unsafe try access.read(step, into: part, file: file, line: line)
+            }
             done += part.count
         }
     }
@@ -26,7 +29,8 @@ extension SVADevice {
     ///
     /// Otherwise as `read`. Bytes near a page that had to be asked for may be written twice.
     public func write(
-        _ bytes: UnsafeRawBufferPointer, to iova: IOVA, pasid: PASID? = nil
+        _ bytes: UnsafeRawBufferPointer, to iova: IOVA, pasid: PASID? = nil, file: StaticString = #fileID,
+        line: UInt32 = #line
     ) throws(AccessFailure) {
         let range: IOVARange
         do throws(DMAError) {
@@ -39,7 +43,7 @@ extension SVADevice {
             let step = SVADevice.step(of: range, after: done)
             let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[done..<done + Int(step.byteCount)])
             try withFaults(pasid, step, .write) { (access) throws(DMAError) in
-                unsafe try access.write(part, to: step.first)
+                unsafe try access.write(part, to: step.first, file: file, line: line)
             }
             done += part.count
         }
@@ -49,9 +53,12 @@ extension SVADevice {
     ///
     /// A pin holds up unmaps and the end of the attachment: release it when `onUnmap` is told of its range.
     public func pin(
-        _ range: IOVARange, pasid: PASID? = nil, rights: AccessRights
+        _ range: IOVARange, pasid: PASID? = nil, rights: AccessRights, file: StaticString = #fileID,
+        line: UInt32 = #line
     ) throws(AccessFailure) -> PinnedMemory {
-        try withFaults(pasid, range, rights) { (access) throws(DMAError) in try access.pin(range, rights: rights) }
+        try withFaults(pasid, range, rights) { (access) throws(DMAError) in
+            try access.pin(range, rights: rights, file: file, line: line)
+        }
     }
 
     /// Calls `body` with the memory of a range where it is, a page or less at a time, in the order of addresses.
@@ -64,8 +71,8 @@ extension SVADevice {
     ///
     /// - Throws: what stopped it; `body` has been called for what is below.
     public func withTranslations(
-        of range: IOVARange, pasid: PASID? = nil, rights: AccessRights,
-        _ body: (UnsafeMutableRawBufferPointer) -> Void
+        of range: IOVARange, pasid: PASID? = nil, rights: AccessRights, file: StaticString = #fileID,
+        line: UInt32 = #line, _ body: (UnsafeMutableRawBufferPointer) -> Void
     ) throws(AccessFailure) {
         var next: UInt64? = range.first.rawValue
         while let first = next, first <= range.last.rawValue {
@@ -74,7 +81,7 @@ extension SVADevice {
             let last = min(page | (PageRequest.pageSize - 1), range.last.rawValue)
             let key = TranslationCache.Key(pasid: pasid, page: IOVA(page), rights: rights)
             unsafe try cache.withPage(key) { () throws(AccessFailure) in
-                try pin(key.range, pasid: pasid, rights: rights)
+                try pin(key.range, pasid: pasid, rights: rights, file: file, line: line)
             } _: { memory in
                 unsafe body(UnsafeMutableRawBufferPointer(rebasing: memory[Int(first - page)...Int(last - page)]))
             }

@@ -41,7 +41,7 @@ public final class SVADevice: FaultingDevice {
 
     let configuration: Configuration
     let pasids: PASIDSpace
-    let faultQueue: FaultQueue?
+    let faultQueue: FaultQueueCore?
     /// How the device asks for pages.
     public let pageRequests: PageRequestInterface
     public let faultState = FaultState()
@@ -58,22 +58,24 @@ public final class SVADevice: FaultingDevice {
     ///   - pasids: the space whose contexts it can be bound to.
     ///   - faultQueue: where its page requests are handled; without one it has none.
     ///   - trace: told what happens, in order.
+    ///   - file, line: what reports of the lock checker name the device's callbacks by.
     ///   - onUnmap: told of memory that is to go, as of a `DMAAccess`, for the pins that the model has made itself.
     public init(
         _ configuration: Configuration = Configuration(), in pasids: PASIDSpace, faultQueue: FaultQueue? = nil,
-        trace: @escaping SVATrace = { _ in }, onUnmap: @escaping @Sendable (PASID?, IOVARange) -> Void = { _, _ in }
+        trace: @escaping SVATrace = { _ in }, file: StaticString = #fileID, line: UInt32 = #line,
+        onUnmap: @escaping @Sendable (PASID?, IOVARange) -> Void = { _, _ in }
     ) {
         precondition(configuration.outstandingRequests > 0, "a device may have a page request outstanding")
         precondition(configuration.requestsPerGroup > 0, "a group has requests")
         self.configuration = configuration
         self.pasids = pasids
-        self.faultQueue = faultQueue
+        self.faultQueue = faultQueue?.core
         self.trace = trace
         pageRequests = PageRequestInterface(creditLimit: configuration.outstandingRequests)
         let cache = TranslationCache(capacity: configuration.cachedTranslations)
         self.cache = cache
         table = PASIDTable(limit: max(1, configuration.maximumPASIDs)) { pasid in
-            PASIDSlot(pasid) { range in
+            PASIDSlot(pasid, file: file, line: line) { range in
                 cache.invalidate(pasid, range)
                 onUnmap(pasid, range)
             }

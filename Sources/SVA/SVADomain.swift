@@ -8,9 +8,9 @@ import LinuxHost
 final class SVADomain: PageFaultHandler {
     let context: AddressSpaceContext
     /// `nil` for devices that cannot ask for pages.
-    let queue: FaultQueue?
+    let queue: FaultQueueCore?
 
-    init(of context: AddressSpaceContext, behind queue: FaultQueue?) {
+    init(of context: AddressSpaceContext, behind queue: FaultQueueCore?) {
         self.context = context
         self.queue = queue
     }

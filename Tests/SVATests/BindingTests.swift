@@ -120,6 +120,7 @@ import Testing
         #expect(process.context.domainCount == 1)
         #expect(devices[2].mark(pasid(1)) == .success(1))
         for device in devices { device.remove() }
+        otherQueue.stop()
     }
 
     @Test func `R100, R108 a device without PASIDs binds and attaches none`() throws {
@@ -232,7 +233,10 @@ import Testing
         _ = try device.bind(process.context)
         let hasEnded = Shared(false)
         let result = Shared<Result<UInt8, AccessFailure>?>(nil)
-        let reader = try OSThread(name: "reader") { result.update { $0 = device.mark(pasid(1)) } }
+        let reader = try OSThread(name: "reader") {
+            let mark = device.mark(pasid(1))
+            result.update { $0 = mark }
+        }
         process.pager.waitUntilAsked()
         let closer = try OSThread(name: "closer") {
             process.context.exit()
@@ -336,11 +340,11 @@ import Testing
         let process = try system.process(mark: 8)
         let device = try system.device()
         let handle = try device.bind(process.context)
-        let pinned = try device.pin(pages(0), pasid: pasid(1), rights: .read)
-        #expect(errorOf { () throws(DMAError) in try handle.unbind() } == .deadlock)
+        let pin = PinBox(try device.pin(pages(0), pasid: pasid(1), rights: .read))
+        keepingPins { #expect(errorOf { () throws(DMAError) in try handle.unbind() } == .deadlock) }
         #expect(handle.users == 1)
         #expect(device.mark(pasid(1), page: 3) == .success(8))
-        pinned.unpin()
+        pin.unpin()
         try handle.unbind()
         #expect(handle.users == 0)
         device.remove()

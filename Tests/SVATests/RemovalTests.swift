@@ -46,8 +46,7 @@ import Testing
         #expect(calls == ["stop", "finish"])
         let events = system.record.events
         let stop = try #require(events.firstIndex(of: .workStopped))
-        #expect(
-            system.record.steps.drop { $0 != .workStopped } == steps([1, 2]) + [.detached(nil), .removed])
+        #expect(system.record.removalSteps == steps([1, 2]) + [.detached(nil), .removed])
         #expect(system.record.unbalanced.isEmpty)
         let noReport = events[(try #require(events.firstIndex(of: .requestsStopped)))...]
         #expect(!noReport.contains { if case .requested = $0 { true } else { false } })
@@ -78,9 +77,7 @@ import Testing
             reader.join()
             releaser.join()
             #expect(system.record.answers.map(\.code) == [manner == .orderly ? .success : .invalid])
-            #expect(
-                system.record.steps.drop { $0 != .workStopped }
-                    == steps([1], isComplete: manner == .orderly) + [.removed])
+            #expect(system.record.removalSteps == steps([1], isComplete: manner == .orderly) + [.removed])
             #expect(system.record.unbalanced.isEmpty)
         }
     }
@@ -96,7 +93,7 @@ import Testing
         keeper.wait(for: 1)
         device.reset()
         reader.join()
-        #expect(system.record.steps.drop { $0 != .workStopped } == steps([])[...])
+        #expect(system.record.removalSteps == steps([]))
         #expect(device.cachedTranslationCount == 0)
         #expect(process.space.mappings().map(\.pinCount) == [0])
         #expect(handle.users == 1)
@@ -143,7 +140,7 @@ import Testing
         _ = try device.bind(process.context)
         let pinned = PinBox(try device.pin(pages(0), pasid: pasid(1), rights: .read))
         box.update { $0 = pinned }
-        device.remove()
+        keepingPins { device.remove() }
         #expect(heard.value.prefix(3) == [pasid(1), pasid(1), pasid(1)])
         #expect(process.space.mappings().map(\.pinCount) == [0])
     }
@@ -183,13 +180,4 @@ import Testing
             try SVADevice(in: PASIDSpace()).attach(space)
         }
     }
-}
-
-/// A pin that threads share.
-final class PinBox: @unchecked Sendable {  // Only who takes the box out of its place under a lock touches the pin.
-    private var pin: PinnedMemory?
-
-    init(_ pin: consuming PinnedMemory) { self.pin = consume pin }
-
-    func unpin() { pin.take()?.unpin() }
 }

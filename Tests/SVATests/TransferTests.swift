@@ -195,9 +195,11 @@ import Testing
         let unmapper = try OSThread(name: "unmapper") {
             // The page is struck out at once; the pin holds it up for as long as its user has it.
             var error: DMAError?
-            repeat {
-                error = errorOf { () throws(DMAError) in try process.space.unmap(pages(3)) }
-            } while error == .deadlock
+            keepingPins {
+                repeat {
+                    error = errorOf { () throws(DMAError) in try process.space.unmap(pages(3)) }
+                } while error == .deadlock
+            }
             #expect(error == nil)
             isUnmapped.update { $0 = true }
         }
