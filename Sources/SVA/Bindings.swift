@@ -49,6 +49,8 @@ struct Bindings {
     private var numbers = PASIDSet()
     private var contexts: [ObjectIdentifier: ContextEntry] = [:]
     private var bindings: [Key: Binding] = [:]
+    /// How many threads are changing attachments of a device that are no bindings.
+    private var changes: [ObjectIdentifier: Int] = [:]
 
     var pasidCount: Int { numbers.count }
 
@@ -87,6 +89,29 @@ struct Bindings {
         contexts[context]?.pasid = nil
     }
 
+    // Attachments that are no bindings
+
+    /// - Throws: `ENODEV` for a device that was removed; `EBUSY` while it is reset or removed.
+    mutating func beginChange(of device: SVADevice) throws(DMAError) {
+        try Bindings.checkLife(of: device)
+        changes[ObjectIdentifier(device), default: 0] += 1
+    }
+
+    mutating func endChange(of device: SVADevice) {
+        let id = ObjectIdentifier(device)
+        changes[id] = changes[id].flatMap { $0 > 1 ? $0 - 1 : nil }
+    }
+
+    func isChanging(_ device: SVADevice) -> Bool { changes[ObjectIdentifier(device)] != nil }
+
+    private static func checkLife(of device: SVADevice) throws(DMAError) {
+        switch device.life {
+        case .removed: throw .noDevice
+        case .stopping: throw .busy
+        case .idle, .running: break
+        }
+    }
+
     // Binding
 
     /// Begins to bind, or says that it has to wait by `nil`.
@@ -94,11 +119,7 @@ struct Bindings {
     /// - Throws: as `SVADevice.bind`, before anything has changed but the context's number.
     mutating func beginBind(_ device: SVADevice, _ context: AddressSpaceContext) throws(DMAError) -> Step? {
         let key = Key(device, context)
-        switch device.life {
-        case .removed: throw .noDevice
-        case .stopping: throw .busy
-        case .idle, .running: break
-        }
+        try Bindings.checkLife(of: device)
         guard device.maximumPASIDs > 0 else { throw .notSupported }
         if let binding = bindings[key] {
             guard case .bound(let users) = binding.progress else { return nil }

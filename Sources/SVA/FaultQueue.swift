@@ -10,6 +10,7 @@ public import LinuxHost
 /// each last request: from the handler, `invalid` when the time is over, the attachment or the device goes, `failure` when
 /// the handler refuses.
 ///
+/// Whatever a handler waits for, one thread waits with it: who takes longer than others answers by itself, as a channel does.
 /// Whoever makes it keeps it for as long as its devices run; it stops when the last reference goes. Devices do not keep it,
 /// because its threads keep devices. Threads: every method on any thread, but `flush` and `stop` on none of its own.
 /// Counterpart of `struct iopf_queue`.

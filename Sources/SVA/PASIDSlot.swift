@@ -50,7 +50,15 @@ final class PASIDSlot: Sendable {
         }
     }
 
-    var isEmpty: Bool { state.withLock { if case .empty = $0 { true } else { false } } }
+    var isEmpty: Bool { state.withLock { $0.isEmpty } }
+
+    /// Whether it has no attachment, once none comes or goes.
+    func isEmptyWhenSettled() -> Bool {
+        state.wait { state in
+            if case .changing = state { return nil }
+            return state.isEmpty
+        }
+    }
 
     private static func route(_ attachment: Attachment) -> FaultRoute? {
         attachment.handler.map { FaultRoute(handler: $0, attachment: attachment.serial) }
@@ -72,10 +80,10 @@ final class PASIDSlot: Sendable {
         do throws(DMAError) {
             try access.attach(to: space)
         } catch {
-            state.withLock { $0 = .empty }
+            state.update { $0 = .empty }
             throw error
         }
-        state.withLock { $0 = .attached(new) }
+        state.update { $0 = .attached(new) }
     }
 
     /// Moves what is no binding to another space. Until that has come about, faults go where they went.
@@ -90,12 +98,12 @@ final class PASIDSlot: Sendable {
         do throws(DMAError) {
             try access.replace(with: space)
         } catch {
-            state.withLock { $0 = .attached(old) }
+            state.update { $0 = .attached(old) }
             throw error
         }
         let new = Attachment(
             owner: .device, serial: serial, handler: handler, takesUnknownPASIDs: takesUnknownPASIDs)
-        state.withLock { $0 = .attached(new) }
+        state.update { $0 = .attached(new) }
         return old.serial
     }
 
@@ -111,10 +119,10 @@ final class PASIDSlot: Sendable {
         do throws(DMAError) {
             try access.detach()
         } catch {
-            state.withLock { $0 = .attached(old) }
+            state.update { $0 = .attached(old) }
             throw error
         }
-        state.withLock { $0 = .empty }
+        state.update { $0 = .empty }
     }
 
     private func beginChange(by owner: Owner, _ next: (Attachment) -> State) throws(DMAError) -> Attachment {
@@ -132,6 +140,8 @@ final class PASIDSlot: Sendable {
 }
 
 extension PASIDSlot.State {
+    fileprivate var isEmpty: Bool { if case .empty = self { true } else { false } }
+
     fileprivate var attachment: PASIDSlot.Attachment? {
         switch self {
         case .empty: nil

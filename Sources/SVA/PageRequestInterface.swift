@@ -98,11 +98,9 @@ public final class PageRequestInterface: Sendable {
     /// - Parameters:
     ///   - pages: an address in each, at least one and no more than there are credits.
     ///   - patience: how long to wait for an index and credits.
-    ///   - willWait: called before the thread waits for the answer.
     ///   - send: takes the requests one after the other, with no lock held.
     func ask(
-        for pages: [IOVA], rights: AccessRights, pasid: PASID?, patience: Duration, willWait: () -> Void,
-        send: (PageRequest) -> Void
+        for pages: [IOVA], rights: AccessRights, pasid: PASID?, patience: Duration, send: (PageRequest) -> Void
     ) -> Outcome {
         precondition(!pages.isEmpty && pages.count <= creditLimit, "a group has requests, and credits for them")
         let deadline = MonotonicInstant.after(patience)
@@ -126,7 +124,6 @@ public final class PageRequestInterface: Sendable {
                     pasid: pasid, address: page, rights: rights, group: index, isLast: number == pages.count - 1))
         }
         state.update { $0.senders -= 1 }
-        willWait()
         let answer = state.wait { $0.groups[index]?.answer }
         state.update { state in
             state.groups[index] = nil

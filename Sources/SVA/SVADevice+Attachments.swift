@@ -30,11 +30,12 @@ extension SVADevice {
         _ space: IOAddressSpace, to pasid: PASID? = nil, handler: (any PageFaultHandler)? = nil,
         takesUnknownPASIDs: Bool = false
     ) throws(DMAError) {
-        let slot = try slotToChange(pasid)
-        try slot.attach(
-            to: space, for: .device, handler: handler, takesUnknownPASIDs: takesUnknownPASIDs && pasid == nil,
-            serial: newAttachmentSerial())
-        trace(.attached(pasid))
+        try changing(pasid) { (slot) throws(DMAError) in
+            try slot.attach(
+                to: space, for: .device, handler: handler, takesUnknownPASIDs: takesUnknownPASIDs && pasid == nil,
+                serial: newAttachmentSerial())
+            trace(.attached(pasid))
+        }
     }
 
     /// Attaches another address space in the place of one, without a moment in which neither is.
@@ -47,12 +48,13 @@ extension SVADevice {
         with space: IOAddressSpace, at pasid: PASID? = nil, handler: (any PageFaultHandler)? = nil,
         takesUnknownPASIDs: Bool = false
     ) throws(DMAError) {
-        let slot = try slotToChange(pasid)
-        let old = try slot.replace(
-            with: space, handler: handler, takesUnknownPASIDs: takesUnknownPASIDs && pasid == nil,
-            serial: newAttachmentSerial())
-        faultState.current?.refuse(attachment: old)
-        trace(.replaced(pasid))
+        try changing(pasid) { (slot) throws(DMAError) in
+            let old = try slot.replace(
+                with: space, handler: handler, takesUnknownPASIDs: takesUnknownPASIDs && pasid == nil,
+                serial: newAttachmentSerial())
+            faultState.current?.refuse(attachment: old)
+            trace(.replaced(pasid))
+        }
     }
 
     /// Takes the address space of a PASID, or of accesses without one, away.
@@ -66,17 +68,17 @@ extension SVADevice {
         try detach(slot, by: .device)
     }
 
-    private func slotToChange(_ pasid: PASID?) throws(DMAError) -> PASIDSlot {
-        switch life {
-        case .removed: throw .noDevice
-        case .stopping: throw .busy
-        case .idle, .running: break
+    /// Runs `body` with the slot of a PASID, or of none; a reset or removal that comes meanwhile waits for it.
+    private func changing(_ pasid: PASID?, _ body: (PASIDSlot) throws(DMAError) -> Void) throws(DMAError) {
+        try pasids.bindings.withLock { (bindings) throws(DMAError) in
+            try bindings.beginChange(of: self)
         }
+        defer { pasids.bindings.update { $0.endChange(of: self) } }
         if let pasid {
             guard maximumPASIDs > 0 else { throw .notSupported }
             guard pasid.rawValue < maximumPASIDs else { throw .invalid }
         }
-        return table.slotMade(for: pasid)
+        try body(table.slotMade(for: pasid))
     }
 
     /// The part of a bind that happens without the lock of the bindings.

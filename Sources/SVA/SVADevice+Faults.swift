@@ -5,9 +5,10 @@ import LinuxHost
 extension SVADevice {
     /// Tries an access until it succeeds, or the pages that it misses cannot be had.
     func withFaults<Result: ~Copyable>(
-        _ pasid: PASID?, _ range: IOVARange, _ rights: AccessRights,
+        _ pasid: PASID?, _ range: IOVARange, _ rights: AccessRights, at place: SourcePlace,
         _ attempt: (DMAAccess) throws(DMAError) -> Result
     ) throws(AccessFailure) -> Result {
+        if LockChecker.isOn { tellAccess(pasid, at: place) }
         var progress = FaultProgress(limit: configuration.faultRetries)
         while true {
             guard isRunning else { throw .stopped }
@@ -38,9 +39,7 @@ extension SVADevice {
     ) throws(AccessFailure) {
         let outcome = pageRequests.ask(
             for: pages, rights: rights, pasid: pasid, patience: configuration.requestPatience
-        ) {
-            LockChecker.passes(through: .faultHandling, instance: ObjectIdentifier(self))
-        } send: { request in
+        ) { request in
             trace(.requested(request))
             do throws(DMAError) {
                 try FaultQueue.report(request, from: self)
@@ -56,6 +55,14 @@ extension SVADevice {
         case .notEnabled(.stopped): throw .stopped
         case .notEnabled: throw unrecoverable(error, pasid, range, rights)
         }
+    }
+
+    /// Tells that an access begins, which waits for the handling of faults if it misses, though it may not this time.
+    @inline(never)
+    private func tellAccess(_ pasid: PASID?, at place: SourcePlace) {
+        guard pageRequests.standing == .enabled, faultRoute(for: pasid) != nil else { return }
+        LockChecker.passes(
+            through: .faultHandling, instance: ObjectIdentifier(self), file: place.file, line: place.line)
     }
 
     /// An access failed whose page nobody can be asked for.

@@ -64,11 +64,12 @@ extension SVADevice {
 
     /// Keeps new bindings and attachments away, once a reset or removal under way is over. `false` when it is removed.
     private func beginStopping() -> Bool {
-        pasids.bindings.wait { _ in
+        pasids.bindings.wait { bindings in
             switch life {
             case .stopping: return nil
             case .removed: return false
             case .idle, .running:
+                guard !bindings.isChanging(self) else { return nil }
                 setLife(.stopping)
                 return true
             }
@@ -104,13 +105,13 @@ extension SVADevice {
         }
     }
 
-    /// Detaches what the device's owner has attached, for as long as there are pins or another thread is at it.
+    /// Detaches what the device's owner has attached, for as long as there are pins.
     private func detachForGood(_ slot: PASIDSlot) {
-        while !slot.isEmpty {
+        while !slot.isEmptyWhenSettled() {
             do throws(DMAError) {
                 try detach(slot, by: .device)
             } catch {
-                // Pins are left, or another thread is just detaching.
+                // Pins are left, or another thread has begun to detach.
                 continue
             }
         }

@@ -1,4 +1,5 @@
 public import DMA
+import LinuxHost
 
 /// How a device model reaches memory.
 extension SVADevice {
@@ -14,11 +15,12 @@ extension SVADevice {
         file: StaticString = #fileID, line: UInt32 = #line
     ) throws(AccessFailure) {
         guard UInt64(buffer.count) == range.byteCount else { throw .memory(.invalid) }
+        let place = SourcePlace(file: file, line: line)
         var done = 0
         while done < buffer.count {
             let step = SVADevice.step(of: range, after: done)
             let part = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + Int(step.byteCount)])
-            try withFaults(pasid, step, .read) { (access) throws(DMAError) in
+            try withFaults(pasid, step, .read, at: place) { (access) throws(DMAError) in
                 unsafe try access.read(step, into: part, file: file, line: line)
             }
             done += part.count
@@ -38,11 +40,12 @@ extension SVADevice {
         } catch {
             throw .memory(error)
         }
+        let place = SourcePlace(file: file, line: line)
         var done = 0
         while done < bytes.count {
             let step = SVADevice.step(of: range, after: done)
             let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[done..<done + Int(step.byteCount)])
-            try withFaults(pasid, step, .write) { (access) throws(DMAError) in
+            try withFaults(pasid, step, .write, at: place) { (access) throws(DMAError) in
                 unsafe try access.write(part, to: step.first, file: file, line: line)
             }
             done += part.count
@@ -56,7 +59,7 @@ extension SVADevice {
         _ range: IOVARange, pasid: PASID? = nil, rights: AccessRights, file: StaticString = #fileID,
         line: UInt32 = #line
     ) throws(AccessFailure) -> PinnedMemory {
-        try withFaults(pasid, range, rights) { (access) throws(DMAError) in
+        try withFaults(pasid, range, rights, at: SourcePlace(file: file, line: line)) { (access) throws(DMAError) in
             try access.pin(range, rights: rights, file: file, line: line)
         }
     }

@@ -149,11 +149,14 @@ final class TranslationCache: Sendable {
     }
 
     private func leave(_ entry: Entry) {
-        let isLast = state.withLock { state in
+        let isLast = state.update { state in
             entry.users -= 1
-            return entry.users == 0 && entry.isStale
+            let isLast = entry.users == 0 && entry.isStale
+            if !isLast { state.useCount -= 1 }
+            return isLast
         }
-        if isLast { entry.unpin() }
+        guard isLast else { return }
+        entry.unpin()
         state.update { $0.useCount -= 1 }
     }
 }
