@@ -122,7 +122,7 @@ struct FaultProgress {
 
     /// Notes the first page that is missing; `nil` when none was found, though the access had missed.
     ///
-    /// - Throws: `tooManyFaults` when that has not moved on for as long as is borne.
+    /// - Throws: `tooManyFaults` when as many tries in a row as the limit says have come no further.
     mutating func note(_ first: IOVA?, in range: IOVARange) throws(AccessFailure) {
         if let first, farthest.map({ first > $0 }) ?? true {
             farthest = first
@@ -133,6 +133,6 @@ struct FaultProgress {
         // It is back, or what is missing lies below where it was looked for.
         scanStart = nil
         retries += 1
-        if retries > limit { throw .tooManyFaults }
+        if retries >= limit { throw .tooManyFaults }
     }
 }

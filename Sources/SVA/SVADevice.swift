@@ -23,7 +23,7 @@ public final class SVADevice: FaultingDevice {
         public var requestsPerGroup = 16
         /// Whether answers to its page requests carry a PASID.
         public var wantsPASIDInResponses = true
-        /// How often in a row an access asks for a page that it was told is there.
+        /// How often in a row an access is tried again after it was told that its page is there, at least once.
         public var faultRetries = 8
         /// How long an access waits for others to get their answers before it can ask.
         public var requestPatience: Duration = .seconds(10)
@@ -67,6 +67,7 @@ public final class SVADevice: FaultingDevice {
     ) {
         precondition(configuration.outstandingRequests > 0, "a device may have a page request outstanding")
         precondition(configuration.requestsPerGroup > 0, "a group has requests")
+        precondition(configuration.faultRetries > 0, "an access is tried again once it has its page")
         self.configuration = configuration
         self.pasids = pasids
         self.faultQueue = faultQueue?.core

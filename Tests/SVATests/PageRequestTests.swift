@@ -110,7 +110,7 @@ import Testing
         let device = try system.device { $0.faultRetries = 8 }
         try device.attach(IOAddressSpace(), to: pasid(1), handler: answering)
         #expect(device.mark(pasid(1)) == .failure(.tooManyFaults))
-        #expect(answering.groups.count == 9)
+        #expect(answering.groups.count == 8)
         // A page that comes at the third time is reached.
         let object = try MemoryObject.anonymous(byteCount: Int(page))
         let space = IOAddressSpace()

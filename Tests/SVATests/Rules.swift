@@ -25,7 +25,7 @@ struct Rule {
 
     private static let bindings: [Rule] = [
         Rule("R93", "A device that is not there is not bound."),
-        Rule("R94", "The first bind gives a context a PASID that the device can use."),
+        Rule("R94", "The first bind gives a context a PASID within the device's limit."),
         Rule("R95", "A context whose PASID the device cannot use is not bound."),
         Rule("R96", "A context that devices cannot share, or is dead, is not bound."),
         Rule("R97", "Binding the same two again counts a user of the same handle."),
