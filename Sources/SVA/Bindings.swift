@@ -163,7 +163,9 @@ struct Bindings {
         guard let binding = bindings[handle.key], binding.handle === handle,
             case .bound(let users) = binding.progress
         else {
-            precondition(handle.device.life == .removed, "a handle is unbound once for each bind")
+            // A removal of the device undoes all binds, so there may be none left by now.
+            let life = handle.device.life
+            precondition(life == .stopping || life == .removed, "a handle is unbound once for each bind")
             return false
         }
         bindings[handle.key]?.progress = users > 1 ? .bound(users: users - 1) : .detaching

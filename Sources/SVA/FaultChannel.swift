@@ -7,7 +7,7 @@ import LinuxHost
 /// meanwhile, because its time was over or its attachment or device went, is not delivered, and its cookie is unknown.
 /// Serves any number of attachments and devices. Threads: any method on any thread. Counterpart of `struct iommufd_fault`.
 public final class FaultChannel: PageFaultHandler {
-    /// What the user answers by; never used twice.
+    /// What the user answers by. It is used again only after four thousand million others.
     public struct Cookie: RawRepresentable, Hashable, Sendable {
         public let rawValue: UInt32
 
@@ -44,16 +44,26 @@ public final class FaultChannel: PageFaultHandler {
         var lastCookie: UInt32 = 0
         var isClosed = false
 
-        /// Lets go of the groups that nobody has to answer any more. There are no more others than devices may have
-        /// requests outstanding.
-        mutating func sweep() {
+        /// Strikes out the groups that nobody has to answer any more. There are no more others than devices may have
+        /// requests outstanding. The caller lets go of them without the lock: it may be the last to know their device.
+        mutating func sweep() -> [FaultGroup] {
+            let settled = undelivered.filter { !$0.isPending } + delivered.values.filter { !$0.isPending }
+            guard !settled.isEmpty else { return [] }
             undelivered.removeAll { !$0.isPending }
             delivered = delivered.filter { $0.value.isPending }
+            return settled
         }
 
-        mutating func newCookie() -> Cookie {
+        /// Gives the next group a cookie, by which it can be answered as soon as it is seen; `nil` when there is none, or no
+        /// more room.
+        mutating func deliverNext(room: Int, isFirst: Bool) -> Result<Message, DMAError>? {
+            guard let group = undelivered.first else { return nil }
+            guard group.requests.count <= room else { return isFirst ? .failure(.invalid) : nil }
+            undelivered.removeFirst()
             repeat { lastCookie &+= 1 } while delivered[Cookie(rawValue: lastCookie)] != nil
-            return Cookie(rawValue: lastCookie)
+            let cookie = Cookie(rawValue: lastCookie)
+            delivered[cookie] = group
+            return .success(Message(cookie: cookie, group: group))
         }
     }
 
@@ -67,17 +77,15 @@ public final class FaultChannel: PageFaultHandler {
     public var isReadable: Bool { state.withLock { $0.undelivered.contains { $0.isPending } } }
 
     public func take(_ group: FaultGroup) -> Bool {
-        let isTaken = state.withLock { state in
-            guard !state.isClosed else { return false }
-            state.sweep()
+        let settled = state.withLock { state -> [FaultGroup]? in
+            guard !state.isClosed else { return nil }
             state.undelivered.append(group)
-            return true
+            return state.sweep()
         }
-        if isTaken {
-            LockChecker.callsBack()
-            onArrival()
-        }
-        return isTaken
+        guard settled != nil else { return false }
+        LockChecker.callsBack()
+        onArrival()
+        return true
     }
 
     /// Delivers groups in the order in which they came, each whole.
@@ -96,16 +104,7 @@ public final class FaultChannel: PageFaultHandler {
         var room = limit
         var count = 0
         while true {
-            let next = state.withLock { state -> Result<Message, DMAError>? in
-                state.sweep()
-                guard let group = state.undelivered.first else { return nil }
-                guard group.requests.count <= room else { return count == 0 ? .failure(.invalid) : nil }
-                state.undelivered.removeFirst()
-                let cookie = state.newCookie()
-                // It can be answered as soon as it is seen.
-                state.delivered[cookie] = group
-                return .success(Message(cookie: cookie, group: group))
-            }
+            let (_, next) = state.withLock { ($0.sweep(), $0.deliverNext(room: room, isFirst: count == 0)) }
             guard let message = try next?.get() else { return count }
             LockChecker.callsBack()
             guard deliver(message) else {

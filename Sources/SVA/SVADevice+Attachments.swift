@@ -38,10 +38,11 @@ extension SVADevice {
         }
     }
 
-    /// Attaches another address space in the place of one, without a moment in which neither is.
+    /// Attaches another address space in the place of one.
     ///
-    /// Groups of the old attachment that were not answered are answered `invalid`. Should it fail they are not, and
-    /// nothing has changed.
+    /// Accesses that come while it moves find nothing mapped; they ask the old handler, if there is one, and try again.
+    /// Groups of the old attachment that were not answered are answered `invalid`. Should it fail they are not, and nothing
+    /// has changed.
     ///
     /// - Throws: as `attach`; `EINVAL` when nothing is attached there, or a context is bound; as `DMAAccess.replace`.
     public func replace(

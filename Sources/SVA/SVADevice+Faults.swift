@@ -25,11 +25,9 @@ extension SVADevice {
             case .notFound, .notPermitted, .invalid: break
             default: throw .memory(error)
             }
-            guard pageRequests.standing == .enabled, faultRoute(for: pasid) != nil else {
-                throw unrecoverable(error, pasid, range, rights)
-            }
+            guard faultRoute(for: pasid) != nil else { throw unrecoverable(error, pasid, range, rights) }
             let missing = missingPages(of: range, rights, through: slot?.access, from: progress.scanStart)
-            try progress.note(missing.first, in: range)
+            try progress.note(missing.first)
             if !missing.isEmpty { try ask(for: missing, rights, pasid, error, range) }
         }
     }
@@ -53,6 +51,7 @@ extension SVADevice {
         case .answered(.failure): throw .failed
         case .timedOut: throw .timedOut
         case .notEnabled(.stopped): throw .stopped
+        case .notEnabled(.failed): throw .failed
         case .notEnabled: throw unrecoverable(error, pasid, range, rights)
         }
     }
@@ -69,11 +68,6 @@ extension SVADevice {
     private func unrecoverable(
         _ error: DMAError, _ pasid: PASID?, _ range: IOVARange, _ rights: AccessRights
     ) -> AccessFailure {
-        switch pageRequests.standing {
-        case .failed: return .failed
-        case .stopped: return .stopped
-        case .disabled, .enabled: break
-        }
         trace(.unrecoverable(pasid, range, rights))
         return .memory(error)
     }
@@ -123,7 +117,7 @@ struct FaultProgress {
     /// Notes the first page that is missing; `nil` when none was found, though the access had missed.
     ///
     /// - Throws: `tooManyFaults` when as many tries in a row as the limit says have come no further.
-    mutating func note(_ first: IOVA?, in range: IOVARange) throws(AccessFailure) {
+    mutating func note(_ first: IOVA?) throws(AccessFailure) {
         if let first, farthest.map({ first > $0 }) ?? true {
             farthest = first
             scanStart = first

@@ -70,9 +70,8 @@ extension SVADevice {
     /// pinned, until they are unmapped or others take their place. Waits for pages that have to be asked for, before the
     /// body has seen them. Unmaps of a page wait while `body` has it, so that must be short and wait for nothing.
     ///
-    /// The address space's pages must be of 4096 bytes.
-    ///
-    /// - Throws: what stopped it; `body` has been called for what is below.
+    /// - Throws: what stopped it; `body` has been called for what is below. `EINVAL` for an address space whose pages are
+    ///   not of 4096 bytes.
     public func withTranslations(
         of range: IOVARange, pasid: PASID? = nil, rights: AccessRights, file: StaticString = #fileID,
         line: UInt32 = #line, _ body: (UnsafeMutableRawBufferPointer) -> Void
@@ -84,7 +83,10 @@ extension SVADevice {
             let last = min(page | (PageRequest.pageSize - 1), range.last.rawValue)
             let key = TranslationCache.Key(pasid: pasid, page: IOVA(page), rights: rights)
             unsafe try cache.withPage(key) { () throws(AccessFailure) in
-                try pin(key.range, pasid: pasid, rights: rights, file: file, line: line)
+                let pinned = try pin(key.range, pasid: pasid, rights: rights, file: file, line: line)
+                if pinned.segmentCount == 1 { return pinned }
+                pinned.unpin()
+                throw .memory(.invalid)
             } _: { memory in
                 unsafe body(UnsafeMutableRawBufferPointer(rebasing: memory[Int(first - page)...Int(last - page)]))
             }

@@ -99,6 +99,7 @@ import Testing
         #expect(device.pageRequests.standing == .failed)
         #expect(device.mark(pasid(1), page: 2) == .failure(.failed), "whatever needs a page fails")
         #expect(device.mark(pasid(1), page: 1) == .success(3), "what is there is there")
+        #expect(device.mark(pasid(3)) == .failure(.memory(.notFound)), "what nobody takes is as always")
         device.pageRequests.recover()
         #expect(device.mark(pasid(1), page: 2) == .success(3))
         #expect(system.record.unbalanced.isEmpty)

@@ -145,6 +145,23 @@ import Testing
         #expect(process.space.mappings().map(\.pinCount) == [0])
     }
 
+    @Test func `an unbind that meets the removal of its device leaves it to that`() throws {
+        let process = try system.process()
+        let own = Shared<SVAHandle?>(nil)
+        let device = SVADevice(in: system.pasids, faultQueue: system.queue, trace: system.record.sink) { _, _ in
+            // In the middle of the removal's detachment.
+            #expect(errorOf { () throws(DMAError) in try own.value?.unbind() } == nil)
+        }
+        let handle = try device.bind(process.context)
+        _ = try device.bind(process.context)
+        own.update { $0 = handle }
+        device.remove()
+        try handle.unbind()
+        #expect(handle.users == 0)
+        #expect(system.record.count { $0 == .detached(pasid(1)) } == 1)
+        own.update { $0 = nil }
+    }
+
     @Test func `a device that was never started, or is bound while it does not run, can be removed`() throws {
         let process = try system.process()
         let device = try system.device(started: false)

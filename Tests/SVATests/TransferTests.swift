@@ -243,6 +243,24 @@ import Testing
         device.remove()
     }
 
+    @Test func `a space with smaller pages than a request's is refused, and its pins are given back`() throws {
+        var configuration = IOAddressSpace.Configuration()
+        configuration.pageSize = 512
+        let space = IOAddressSpace(configuration)
+        for part in 0..<8 as Range<UInt64> {
+            let offset = (7 - part) * 512
+            try space.map(.file(process.object, offset: offset), at: IOVA(part * 512), byteCount: 512, rights: .read)
+        }
+        try device.attach(space, to: pasid(9))
+        let error = errorOf { () throws(AccessFailure) in
+            try unsafe device.withTranslations(of: pages(0), pasid: pasid(9), rights: .read) { _ in }
+        }
+        #expect(error == .memory(.invalid))
+        #expect(space.mappings().allSatisfy { $0.pinCount == 0 })
+        #expect(device.mark(pasid(9)) == .success(5))
+        device.remove()
+    }
+
     @Test func `a device that keeps none pins for each use`() throws {
         let device = try system.device { $0.cachedTranslations = 0 }
         _ = try device.bind(process.context)
