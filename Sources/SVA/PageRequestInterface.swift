@@ -96,40 +96,47 @@ public final class PageRequestInterface: Sendable {
     /// Asks for pages of a PASID, or of none, and waits for the answer.
     ///
     /// - Parameters:
-    ///   - pages: an address in each, at least one and no more than there are credits.
+    ///   - pages: an address in each, at least one. When there are credits for only some of them it asks for the first
+    ///     ones: who waited for more could wait for ever while others take one at a time.
     ///   - patience: how long to wait for an index and credits.
     ///   - send: takes the requests one after the other, with no lock held.
     func ask(
         for pages: [IOVA], rights: AccessRights, pasid: PASID?, patience: Duration, send: (PageRequest) -> Void
     ) -> Outcome {
-        precondition(!pages.isEmpty && pages.count <= creditLimit, "a group has requests, and credits for them")
+        precondition(!pages.isEmpty, "a group has requests")
         let deadline = MonotonicInstant.after(patience)
-        let admitted = state.wait(until: deadline) { state -> Result<PageRequestGroupIndex, NotEnabled>? in
+        let admitted = state.wait(until: deadline) { state -> Result<Admission, NotEnabled>? in
             guard state.standing == .enabled else { return .failure(NotEnabled(standing: state.standing)) }
-            guard state.credits >= pages.count, let index = state.takeIndex() else { return nil }
-            state.credits -= pages.count
+            guard state.credits > 0, let index = state.takeIndex() else { return nil }
+            let count = min(pages.count, state.credits)
+            state.credits -= count
             state.senders += 1
             state.groups[index] = Outstanding(pasid: pasid)
-            return .success(index)
+            return .success(Admission(index: index, count: count))
         }
         let index: PageRequestGroupIndex
+        let count: Int
         switch admitted {
         case nil: return .timedOut
         case .failure(let refusal): return .notEnabled(refusal.standing)
-        case .success(let admitted): index = admitted
+        case .success(let admission): (index, count) = (admission.index, admission.count)
         }
-        for (number, page) in pages.enumerated() {
+        for (number, page) in pages.prefix(count).enumerated() {
             send(
-                PageRequest(
-                    pasid: pasid, address: page, rights: rights, group: index, isLast: number == pages.count - 1))
+                PageRequest(pasid: pasid, address: page, rights: rights, group: index, isLast: number == count - 1))
         }
         state.update { $0.senders -= 1 }
         let answer = state.wait { $0.groups[index]?.answer }
         state.update { state in
             state.groups[index] = nil
-            state.credits += pages.count
+            state.credits += count
         }
         return .answered(answer)
+    }
+
+    private struct Admission {
+        let index: PageRequestGroupIndex
+        let count: Int
     }
 
     private struct NotEnabled: Error {

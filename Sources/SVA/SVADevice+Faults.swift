@@ -50,9 +50,9 @@ extension SVADevice {
         case .answered(.invalid): throw isRunning ? .refused : .stopped
         case .answered(.failure): throw .failed
         case .timedOut: throw .timedOut
-        case .notEnabled(.stopped): throw .stopped
         case .notEnabled(.failed): throw .failed
-        case .notEnabled: throw unrecoverable(error, pasid, range, rights)
+        // A device that can be answered has page requests enabled whenever it runs.
+        case .notEnabled: throw canRespond ? .stopped : unrecoverable(error, pasid, range, rights)
         }
     }
 
@@ -64,10 +64,11 @@ extension SVADevice {
             through: .faultHandling, instance: ObjectIdentifier(self), file: place.file, line: place.line)
     }
 
-    /// An access failed whose page nobody can be asked for.
+    /// An access failed whose page nobody can be asked for, unless that is because the device was stopped meanwhile.
     private func unrecoverable(
         _ error: DMAError, _ pasid: PASID?, _ range: IOVARange, _ rights: AccessRights
     ) -> AccessFailure {
+        guard isRunning else { return .stopped }
         trace(.unrecoverable(pasid, range, rights))
         return .memory(error)
     }

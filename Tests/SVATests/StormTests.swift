@@ -10,14 +10,16 @@ import Testing
 
     init() throws { system = try System() }
 
-    /// Reads pages until told to end, and notes results that must not be.
+    /// Reads pages so many times, or until told to end, and notes results that must not be.
     private static func reader(
-        _ device: SVADevice, _ pasid: PASID, seed: UInt64, count: Int, pageCount: UInt64, mark: UInt8,
-        _ isAllowed: @escaping @Sendable (AccessFailure) -> Bool, _ wrong: Shared<[String]>
+        _ device: SVADevice, _ pasid: PASID, seed: UInt64, count: Int = .max, until isOver: Shared<Bool>? = nil,
+        pageCount: UInt64, mark: UInt8, _ isAllowed: @escaping @Sendable (AccessFailure) -> Bool,
+        _ wrong: Shared<[String]>
     ) throws -> OSThread {
         try OSThread(name: "reader \(seed)") {
             var random = SeededGenerator(seed: seed)
             for _ in 0..<count {
+                if let isOver, isOver.value { return }
                 switch device.mark(pasid, page: UInt64.random(in: 0..<pageCount, using: &random)) {
                 case .success(mark): break
                 case .success(let other): wrong.update { $0.append("read \(other) instead of \(mark)") }
@@ -34,14 +36,15 @@ import Testing
         let isOver = Shared(false)
         let wrong = Shared<[String]>([])
         let binder = try OSThread(name: "binder") {
-            for _ in 0..<1000 {
+            for cycle in 1...1000 {
                 let error = errorOf { () throws(DMAError) in
                     let handle = try device.bind(process.context)
-                    sched_yield()
+                    process.pager.waitUntilAsked(cycle)
                     try handle.unbind()
                 }
                 if let error { wrong.update { $0.append("bind: \(error)") } }
             }
+            isOver.update { $0 = true }
         }
         // What is read is taken away again, so that nearly every read faults.
         let thief = try OSThread(name: "thief") {
@@ -52,13 +55,11 @@ import Testing
         }
         let readers = try (0..<4 as Range<UInt64>).map { seed in
             try Self.reader(
-                device, pasid(1), seed: seed, count: 1000, pageCount: 8, mark: 6,
+                device, pasid(1), seed: seed, until: isOver, pageCount: 8, mark: 6,
                 { [.memory(.notFound), .memory(.invalid), .refused, .tooManyFaults].contains($0) }, wrong)
         }
-        binder.join()
-        for reader in readers { reader.join() }
-        isOver.update { $0 = true }
-        thief.join()
+        for thread in readers + [binder, thief] { thread.join() }
+        #expect(process.pager.askedPages.count >= 1000)
         #expect(wrong.value.prefix(5) == [])
         #expect(system.record.unbalanced.isEmpty)
         #expect(device.pageRequests.outstandingGroupCount == 0)
