@@ -190,6 +190,32 @@ import Testing
         device.remove()
     }
 
+    @Test func `one fault goes as the documentation says`() throws {
+        let counts = Shared<[Int]>([])
+        let own = Shared<SVADevice?>(nil)
+        let process = try system.process(mark: 6) { _ in
+            guard let device = own.value else { return }
+            let outstanding = device.pageRequests.outstandingGroupCount
+            counts.update { $0.append(outstanding) }
+        }
+        let device = try system.device()
+        _ = try device.bind(process.context)
+        own.update { $0 = device }
+        for number in 0..<2 as Range<UInt16> {
+            let range = bytes(64, ofPage: UInt64(number))
+            #expect(try device.read(range, pasid(1)) == [UInt8](repeating: 6, count: 64))
+            let request = PageRequest(
+                pasid: pasid(1), address: range.first, rights: .read, group: index(number), isLast: true)
+            #expect(
+                system.record.events.suffix(2) == [.requested(request), .answered(answer(.success, group: number))])
+            #expect(device.pageRequests.outstandingGroupCount == 0)
+        }
+        #expect(counts.value == [1, 1])
+        #expect(process.pager.askedPages == [0, 1])
+        own.update { $0 = nil }
+        device.remove()
+    }
+
     @Test func `an answer to no group is counted and does nothing`() throws {
         let keeper = GroupKeeper()
         let device = try system.device()
