@@ -25,6 +25,7 @@ import Testing
         #expect(device.pageRequests.outstandingGroupCount == 512)
         let answered = keeper.groups[37]
         answered.respond(.invalid)
+        while device.pageRequests.outstandingGroupCount == 512 {}
         let last = try OSThread(name: "last") { _ = device.mark(pasid(1), page: 601) }
         keeper.wait(for: 513)
         #expect(keeper.groups[512].requests[0].group == answered.requests[0].group)

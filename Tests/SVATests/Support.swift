@@ -202,6 +202,9 @@ final class System: Sendable {
         queue: FaultQueue? = nil, started: Bool = true, _ change: (inout SVADevice.Configuration) -> Void = { _ in }
     ) throws -> SVADevice {
         var configuration = SVADevice.Configuration()
+        // No test is about how long these are, and a busy machine must not make them matter.
+        configuration.flushTime = .seconds(60)
+        configuration.requestPatience = .seconds(60)
         change(&configuration)
         let device = SVADevice(configuration, in: pasids, faultQueue: queue ?? self.queue, trace: record.sink)
         if started { try device.start() }
