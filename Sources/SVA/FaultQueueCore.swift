@@ -1,0 +1,185 @@
+import DMA
+import LinuxHost
+import Synchronization
+
+/// What the threads of a fault queue share: its devices, the work, and the groups whose time runs.
+///
+/// Apart from the queue, so that its threads do not keep that alive.
+final class FaultQueueCore: Sendable {
+    private struct Item {
+        let ticket: UInt64
+        let device: ObjectIdentifier
+        let body: @Sendable () -> Void
+    }
+
+    private struct Load {
+        var devices: [PendingFaults] = []
+        var isClosed = false
+        var hasEnded = false
+        /// In the order of their tickets; those before `next` are taken.
+        var items: [Item?] = []
+        var next = 0
+        var lastTicket: UInt64 = 0
+        /// Of work that runs, by ticket.
+        var running: [UInt64: ObjectIdentifier] = [:]
+
+        mutating func takeItem() -> Item? {
+            guard next < items.count else { return nil }
+            let item = items[next]
+            items[next] = nil
+            next += 1
+            if next == items.count || next > 1024 {
+                items.removeFirst(next)
+                next = 0
+            }
+            return item
+        }
+
+        func hasWork(of device: ObjectIdentifier, upTo ticket: UInt64) -> Bool {
+            running.contains { $0.key <= ticket && $0.value == device }
+                || items[next...].contains { $0.map { $0.ticket <= ticket && $0.device == device } ?? false }
+        }
+    }
+
+    private struct Deadlines {
+        var groups: [UInt64: FaultGroup] = [:]
+        var hasEnded = false
+
+        /// Every group has as much time, so the one that came first is due first.
+        var first: FaultGroup? { groups.min { $0.key < $1.key }?.value }
+    }
+
+    private let load = Monitor(Load(), as: .faultWork)
+    private let deadlines = Monitor(Deadlines(), as: .faultDeadlines)
+    private let groupCount = Atomic<UInt64>(0)
+    private let responseTime: Duration
+
+    init(responseTime: Duration) { self.responseTime = responseTime }
+
+    func nextGroupNumber() -> UInt64 { groupCount.wrappingAdd(1, ordering: .relaxed).newValue }
+
+    func newDeadline() -> MonotonicInstant { .after(responseTime) }
+
+    // Devices
+
+    func add(_ device: any FaultingDevice) throws(DMAError) {
+        guard device.canRespond else { throw .noDevice }
+        let faults = PendingFaults(of: device, at: self)
+        let isOpen = load.withLock { load in
+            if !load.isClosed { load.devices.append(faults) }
+            return !load.isClosed
+        }
+        guard isOpen else { throw .invalid }
+        guard device.faultState.publish(faults) else {
+            unlist(faults)
+            throw .busy
+        }
+        // Who closes the queue before this is published does not find it.
+        if load.withLock({ $0.isClosed }) { remove(device) }
+    }
+
+    @discardableResult
+    func remove(_ device: any FaultingDevice) -> Bool {
+        guard let faults = device.faultState.take(at: self) else { return false }
+        faults.close()
+        unlist(faults)
+        return true
+    }
+
+    private func unlist(_ faults: PendingFaults) {
+        load.withLock { load in load.devices.removeAll { $0 === faults } }
+    }
+
+    var listed: [PendingFaults] { load.withLock { $0.devices } }
+
+    /// Lets no device in any more, and returns those that are.
+    func close() -> [PendingFaults] {
+        load.withLock { load in
+            load.isClosed = true
+            return load.devices
+        }
+    }
+
+    /// Ends the threads, once they have done what they have.
+    func end() {
+        load.update { $0.hasEnded = true }
+        deadlines.update { $0.hasEnded = true }
+    }
+
+    // Work
+
+    /// Once the threads have ended it is not done any more; all groups are answered by then.
+    func enqueue(_ body: @escaping @Sendable () -> Void, for device: any FaultingDevice) {
+        load.update { load in
+            guard !load.hasEnded else { return }
+            load.lastTicket += 1
+            load.items.append(Item(ticket: load.lastTicket, device: ObjectIdentifier(device), body: body))
+        }
+    }
+
+    /// The life of a thread that handles faults.
+    func work() {
+        while let item = nextItem() {
+            LockChecker.holding(.faultHandling, instance: item.device, mode: .shared) { item.body() }
+            load.update { $0.running[item.ticket] = nil }
+        }
+    }
+
+    private func nextItem() -> Item? {
+        load.wait { load -> Item?? in
+            guard let item = load.takeItem() else { return load.hasEnded ? .some(nil) : nil }
+            load.running[item.ticket] = item.device
+            return item
+        }
+    }
+
+    func flush(
+        _ device: any FaultingDevice, until deadline: MonotonicInstant?, file: StaticString = #fileID,
+        line: UInt32 = #line
+    ) throws(DMAError) -> Bool {
+        guard let faults = device.faultState.current, faults.queue === self else { throw .noDevice }
+        let id = ObjectIdentifier(device)
+        LockChecker.passes(through: .faultHandling, instance: id, file: file, line: line)
+        let ticket = load.withLock { $0.lastTicket }
+        guard let deadline else {
+            load.wait { $0.hasWork(of: id, upTo: ticket) ? nil : () }
+            return true
+        }
+        return load.wait(until: deadline) { $0.hasWork(of: id, upTo: ticket) ? nil : () } != nil
+    }
+
+    // Deadlines
+
+    func watch(_ group: FaultGroup) {
+        // Only a thread that has nothing to wait for has to be woken: the others are due earlier.
+        let isFirst = deadlines.withLock { deadlines in
+            defer { deadlines.groups[group.number] = group }
+            return deadlines.groups.isEmpty
+        }
+        if isFirst { deadlines.update { _ in } }
+        // It may have been answered before it was noted.
+        if !group.isPending { unwatch(group) }
+    }
+
+    func unwatch(_ group: FaultGroup) {
+        deadlines.withLock { $0.groups[group.number] = nil }
+    }
+
+    /// The life of the thread that looks at deadlines.
+    func watch() {
+        while let deadline = nextDeadline() {
+            let hasEnded: Void? = deadlines.wait(until: deadline) { $0.hasEnded ? () : nil }
+            if hasEnded != nil { return }
+            let now = MonotonicInstant.now
+            let late = deadlines.withLock { $0.groups.values.filter { $0.deadline <= now } }
+            for group in late.sorted(by: { $0.number < $1.number }) { group.respond(.invalid) }
+        }
+    }
+
+    private func nextDeadline() -> MonotonicInstant? {
+        deadlines.wait { deadlines -> MonotonicInstant?? in
+            if deadlines.hasEnded { return .some(nil) }
+            return deadlines.first.map(\.deadline)
+        }
+    }
+}

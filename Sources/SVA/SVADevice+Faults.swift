@@ -1,0 +1,133 @@
+import DMA
+import LinuxHost
+
+/// What happens to an access that misses.
+extension SVADevice {
+    /// Tries an access until it succeeds, or the pages that it misses cannot be had.
+    func withFaults<Result: ~Copyable>(
+        _ pasid: PASID?, _ range: IOVARange, _ rights: AccessRights, at place: SourcePlace,
+        _ attempt: (DMAAccess) throws(DMAError) -> Result
+    ) throws(AccessFailure) -> Result {
+        if LockChecker.isOn { tellAccess(pasid, at: place) }
+        var progress = FaultProgress(limit: configuration.faultRetries)
+        while true {
+            guard isRunning else { throw .stopped }
+            let slot = table.slot(of: pasid)
+            let error: DMAError
+            do throws(DMAError) {
+                guard let slot else { throw .notFound }
+                return try attempt(slot.access)
+            } catch let refusal {
+                error = refusal
+            }
+            switch error {
+            // A mapping that is just being unmapped is `invalid`: it is about to be missing.
+            case .notFound, .notPermitted, .invalid: break
+            default: throw .memory(error)
+            }
+            guard faultRoute(for: pasid) != nil else { throw unrecoverable(error, pasid, range, rights) }
+            let missing = missingPages(of: range, rights, through: slot?.access, from: progress.scanStart)
+            try progress.note(missing.first)
+            if !missing.isEmpty { try ask(for: missing, rights, pasid, error, range) }
+        }
+    }
+
+    private func ask(
+        for pages: [IOVA], _ rights: AccessRights, _ pasid: PASID?, _ error: DMAError, _ range: IOVARange
+    ) throws(AccessFailure) {
+        let outcome = pageRequests.ask(
+            for: pages, rights: rights, pasid: pasid, patience: configuration.requestPatience
+        ) { request in
+            trace(.requested(request))
+            do throws(DMAError) {
+                try FaultQueue.report(request, from: self)
+            } catch {
+                // The device is answered all the same: this tells only who reports why.
+            }
+        }
+        switch outcome {
+        case .answered(.success): return
+        case .answered(.invalid): throw isRunning ? .refused : .stopped
+        case .answered(.failure): throw .failed
+        case .timedOut: throw .timedOut
+        case .notEnabled(.failed): throw .failed
+        // A device that can be answered has page requests enabled whenever it runs.
+        case .notEnabled: throw canRespond ? .stopped : unrecoverable(error, pasid, range, rights)
+        }
+    }
+
+    /// Tells that an access begins, which waits for the handling of faults if it misses, though it may not this time.
+    @inline(never)
+    private func tellAccess(_ pasid: PASID?, at place: SourcePlace) {
+        guard pageRequests.standing == .enabled, faultRoute(for: pasid) != nil else { return }
+        LockChecker.passes(
+            through: .faultHandling, instance: ObjectIdentifier(self), file: place.file, line: place.line)
+    }
+
+    /// An access failed whose page nobody can be asked for, unless that is because the device was stopped meanwhile.
+    private func unrecoverable(
+        _ error: DMAError, _ pasid: PASID?, _ range: IOVARange, _ rights: AccessRights
+    ) -> AccessFailure {
+        guard isRunning else { return .stopped }
+        trace(.unrecoverable(pasid, range, rights))
+        return .memory(error)
+    }
+
+    /// The first pages of a range that an access would miss, as many as one group asks for.
+    private func missingPages(
+        of range: IOVARange, _ rights: AccessRights, through access: DMAAccess?, from start: IOVA?
+    ) -> [IOVA] {
+        let limit = min(configuration.requestsPerGroup, configuration.outstandingRequests)
+        var pages: [IOVA] = []
+        var next: UInt64? = max(start ?? range.first, range.first).rawValue
+        while pages.count < limit, let first = next, first <= range.last.rawValue {
+            let lastOfPage = first | (PageRequest.pageSize - 1)
+            let part = IOVARange(first: IOVA(first), last: IOVA(min(lastOfPage, range.last.rawValue)))
+            if access?.isMissing(part, rights) ?? true { pages.append(part.first) }
+            next = lastOfPage == .max ? nil : lastOfPage + 1
+        }
+        return pages
+    }
+}
+
+extension DMAAccess {
+    /// Whether part of a page is not mapped with the rights, or will not be in a moment.
+    ///
+    /// Memory that is reached by messages is mapped like any other, but cannot be looked at, which is `invalid` as well as
+    /// a mapping that goes; a transfer is not refused for it, and a pin is refused for good.
+    fileprivate func isMissing(_ range: IOVARange, _ rights: AccessRights) -> Bool {
+        do throws(DMAError) {
+            unsafe try withMemory(range, rights: rights) { _ in }
+            return false
+        } catch {
+            return true
+        }
+    }
+}
+
+/// How far an access has come by asking for pages, so that it ends.
+struct FaultProgress {
+    /// Where it is known that nothing was missing below.
+    private(set) var scanStart: IOVA?
+    private var farthest: IOVA?
+    private var retries = 0
+    private let limit: Int
+
+    init(limit: Int) { self.limit = limit }
+
+    /// Notes the first page that is missing; `nil` when none was found, though the access had missed.
+    ///
+    /// - Throws: `tooManyFaults` when as many tries in a row as the limit says have come no further.
+    mutating func note(_ first: IOVA?) throws(AccessFailure) {
+        if let first, farthest.map({ first > $0 }) ?? true {
+            farthest = first
+            scanStart = first
+            retries = 0
+            return
+        }
+        // It is back, or what is missing lies below where it was looked for.
+        scanStart = nil
+        retries += 1
+        if retries >= limit { throw .tooManyFaults }
+    }
+}

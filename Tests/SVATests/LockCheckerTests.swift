@@ -1,0 +1,96 @@
+import DMA
+import LinuxHost
+import SVA
+import Testing
+
+/// What the lock checker makes of the waits in this module, which no test has to hang for.
+@Suite struct `Deadlocks that the lock checker finds` {
+    /// A bound device whose pager takes a lock.
+    private struct World {
+        let system: System
+        let lock = Monitor((), as: LockClass("the lock of the model"))
+        let process: Process
+        let device: SVADevice
+
+        init(_ body: @escaping @Sendable () -> Void = {}) throws {
+            let lock = lock
+            system = try System(threads: 1)
+            process = try system.process { _ in
+                lock.withLock { _ in }
+                body()
+            }
+            device = try system.device { $0.flushTime = .milliseconds(1) }
+            _ = try device.bind(process.context)
+        }
+    }
+
+    /// The threads of a queue are watched by the checker that watches who makes it.
+    private func reports(_ body: () throws -> Void) throws -> [LockChecker.Report] {
+        let checker = LockChecker()
+        try checker.record { () throws(any Error) in try body() }
+        return checker.reports
+    }
+
+    @Test func `an access that may fault under a lock that the pager takes`() throws {
+        let reports = try reports {
+            let world = try World()
+            #expect(world.device.mark(pasid(1)) == .success(1))
+            // The page is there now, and so nothing hangs.
+            world.lock.withLock { _ in #expect(world.device.mark(pasid(1)) == .success(1)) }
+            world.device.remove()
+            world.system.queue.stop()
+        }
+        #expect(reports.map(\.kind) == [.lockOrder])
+        let classes = try #require(reports.first).classes.map(\.description)
+        #expect(classes.contains("the handling of a device's faults") && classes.contains("the lock of the model"))
+    }
+
+    @Test func `an unbind under a lock that the pager takes`() throws {
+        let reports = try reports {
+            let world = try World()
+            let handle = try world.device.bind(world.process.context)
+            #expect(world.device.mark(pasid(1)) == .success(1))
+            try handle.unbind()
+            // The last one waits for faults that are being handled, were there none now.
+            world.lock.withLock { _ in #expect(errorOf { () throws(DMAError) in try handle.unbind() } == nil) }
+            world.device.remove()
+            world.system.queue.stop()
+        }
+        #expect(reports.map(\.kind) == [.lockOrder])
+        let classes = try #require(reports.first).classes.map(\.description)
+        #expect(classes.contains("the handling of a device's faults") && classes.contains("the lock of the model"))
+    }
+
+    @Test func `a pager that flushes its own device`() throws {
+        let own = Shared<(System, SVADevice)?>(nil)
+        let reports = try reports {
+            let world = try World {
+                guard let (system, device) = own.value else { return }
+                _ = errorOf { () throws(DMAError) in try system.queue.flush(device, until: .now) }
+            }
+            own.update { $0 = (world.system, world.device) }
+            #expect(world.device.mark(pasid(1)) == .success(1))
+            own.update { $0 = nil }
+            world.device.remove()
+            world.system.queue.stop()
+        }
+        #expect(reports.map(\.kind) == [.recursion])
+    }
+
+    @Test func `a model that uses translations, faults and unbinds as it should is not reported`() throws {
+        let reports = try reports {
+            let world = try World()
+            for number in 0..<8 as Range<UInt64> {
+                try unsafe world.device.withTranslations(of: pages(number), pasid: pasid(1), rights: .read) { _ in }
+                #expect(world.device.mark(pasid(1), page: number + 4) == .success(1))
+            }
+            try world.process.space.unmap(.everything)
+            world.device.reset()
+            try world.device.start()
+            world.process.context.exit()
+            world.device.remove()
+            world.system.queue.stop()
+        }
+        #expect(reports.map(\.text) == [])
+    }
+}
