@@ -215,7 +215,8 @@ private final class ConfinedEdu: Sendable {
         let descriptors = count_of_descriptors()
         let areas = count_of_memory_areas()
         churn(100_032)
-        #expect(count_of_descriptors() == descriptors)
+        // What earlier tests had may close meanwhile.
+        #expect(count_of_descriptors() <= descriptors)
         // The heap may grow by an area or two of its own.
         #expect(count_of_memory_areas() <= areas + 4)
     }
