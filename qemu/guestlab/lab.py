@@ -268,6 +268,10 @@ class Lab:
             if backend.is_started:
                 backend.stop()
                 self._transcript.host("the backend ended with status 0 and left no socket")
+        for log in {log for guest in self._guests if (log := guest.machine.iommu_log) is not None}:
+            # The stock driver does not look at the answers to most requests.
+            refused = [line for line in log.read_text(errors="replace").splitlines() if " refused with " in line]
+            self.check(not refused, f"the IOMMU refused {refused[0] if refused else 'no request'}")
 
     def abandon(self) -> None:
         """Ends everything at once; nothing is checked."""
