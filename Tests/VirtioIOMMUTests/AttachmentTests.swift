@@ -122,6 +122,8 @@ import VirtioIOMMU
 
     @Test func `V28 a device that keeps pins is not attached elsewhere, and keeps what it has`() throws {
         try keepingPins {
+            let own = try Self()
+            let (driver, device) = (own.driver, own.device)
             try device.model.pin(IOVARange(first: IOVA(data), last: IOVA(data + page - 1)), keeps: true)
             #expect(driver.attach(device.id, to: 1) == Status.deviceError)
             #expect(device.reaches(data))

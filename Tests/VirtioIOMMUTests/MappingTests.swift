@@ -251,6 +251,8 @@ import VirtioIOMMU
     @Test func `V50, V86 an unmap is answered when no device can write there any more, however long that takes`() throws
     {
         try keepingPins {
+            let own = try Self()
+            let (driver, device, log) = (own.driver, own.device, own.log)
             #expect(driver.map(1, 0x8000...0x8fff, to: data) == Status.ok)
             #expect(driver.map(1, 0x9000...0x9fff, to: data) == Status.ok)
             try device.model.pin(IOVARange(first: IOVA(0x8000), last: IOVA(0x8fff)), keeps: true)
