@@ -95,8 +95,9 @@ let package = Package(
             ],
             swiftSettings: house),
         tests("LinuxHostTests", ["LinuxHost"]),
-        tests("DMATests", ["DMA", "LinuxHost"]),
-        tests("SVATests", ["DMA", "LinuxHost", "SVA"]),
+        .target(name: "RuleTables", path: "Tests/Support/RuleTables", swiftSettings: house),
+        tests("DMATests", ["DMA", "LinuxHost", "RuleTables"]),
+        tests("SVATests", ["DMA", "LinuxHost", "RuleTables", "SVA"]),
         .target(name: "CPageCache", path: "Tests/Support/CPageCache"),
         tests("BlockStorageTests", ["BlockStorage", "CPageCache", "LinuxHost"]),
         tests("NVMeTests", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "NVMe", "PCI"]),
@@ -117,8 +118,8 @@ let package = Package(
         tests(
             "VirtioIOMMUTests",
             [
-                "CProcessCounters", "DMA", "DeviceModel", "Edu", "IOMMUTestDriver", "LinuxHost", "PCI", "Virtio",
-                "VirtioIOMMU",
+                "CProcessCounters", "DMA", "DeviceModel", "Edu", "IOMMUTestDriver", "LinuxHost", "PCI", "RuleTables",
+                "Virtio", "VirtioIOMMU",
             ]),
         .target(
             name: "VirtioEcho", dependencies: ["LinuxHost", "PCI", "Virtio"], path: "Tests/Support/VirtioEcho",

@@ -1,25 +1,10 @@
+import RuleTables
+
 /// The rules of I/O address spaces by number, what each demands, and why one has no test here.
 ///
 /// R1 to R92 are those of accesses, M1 to M61 those of mappings, L1 to L24 those of locks. Tests name the rules that they
 /// show in front of their names. `RulesTests` makes the table in the module's documentation of both.
-struct Rule {
-    enum Standing: Equatable {
-        /// There are tests whose names begin with it.
-        case tested
-        /// It says nothing here, for a reason.
-        case elsewhere(String)
-    }
-
-    let id: String
-    let demand: String
-    let standing: Standing
-
-    private init(_ id: String, _ demand: String, _ standing: Standing = .tested) {
-        self.id = id
-        self.demand = demand
-        self.standing = standing
-    }
-
+extension Rule {
     static let all = accesses + pins + callbacks + mappings + removals + confinement + locks
 
     private static let accesses: [Rule] = [

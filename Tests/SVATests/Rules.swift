@@ -1,26 +1,11 @@
+import RuleTables
+
 /// The rules of shared address spaces and page faults by number, what each demands, and why one has no test here.
 ///
 /// R93 to R110 are those of contexts and bindings, R111 to R145 those of page faults, S1 to S12 those of what joins them:
 /// page requests, and the order of a removal. Tests name the rules that they show in front of their names. `RulesTests`
 /// makes the table in the module's documentation of both.
-struct Rule {
-    enum Standing: Equatable {
-        /// There are tests whose names begin with it.
-        case tested
-        /// It says nothing here, for a reason.
-        case elsewhere(String)
-    }
-
-    let id: String
-    let demand: String
-    let standing: Standing
-
-    private init(_ id: String, _ demand: String, _ standing: Standing = .tested) {
-        self.id = id
-        self.demand = demand
-        self.standing = standing
-    }
-
+extension Rule {
     static let all = bindings + faults + channel + requests
 
     private static let bindings: [Rule] = [

@@ -262,18 +262,3 @@ final class PinBox: @unchecked Sendable {  // Only who takes the box out of its 
 
     func unpin() { pin.take()?.unpin() }
 }
-
-/// The lines of a text file, without their ends.
-func lines(of path: String) throws -> [String] {
-    guard let file = unsafe fopen(path, "re") else { throw DMAError(errno: errno) }
-    defer { unsafe fclose(file) }
-    var lines: [String] = []
-    var line: UnsafeMutablePointer<CChar>?
-    var capacity = 0
-    defer { unsafe free(line) }
-    while unsafe getline(&line, &capacity, file) > 0 {
-        guard let start = unsafe line else { break }
-        lines.append(unsafe String(String(cString: start).prefix { $0 != "\n" }))
-    }
-    return lines
-}
