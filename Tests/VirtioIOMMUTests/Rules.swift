@@ -104,10 +104,12 @@ extension Rule {
     private static let platform: [Rule] = [
         Rule(
             "V71", "A table of the platform names the IOMMU and its endpoints.",
-            .elsewhere("The table is made from the topology, which is the tool's; endpoints take any number.")),
+            .elsewhere("The tests of `PCITopology` hold the table that the tool writes; endpoints take any number.")),
         Rule(
             "V72", "Endpoints wait for the IOMMU's driver, which is not translated.",
-            .elsewhere("A guest's own business. The IOMMU's function has a route of its own that translates nothing.")),
+            .elsewhere(
+                "A guest's own business, which the guest scenario `iommu-own` watches. The IOMMU's function has a route of "
+                    + "its own that translates nothing.")),
         Rule("V73", "Bounds of the platform's table.", .elsewhere("As V71.")),
         Rule("V74", "Device trees.", .elsewhere("Machines here have ACPI.")),
     ]
