@@ -52,6 +52,7 @@ struct VirtioWorker<Device: VirtioDevice> {
     let lingering: Duration
 
     func run() {
+        var lingering = Lingering(time: lingering)
         var queues = [Virtqueue?](repeating: nil, count: transport.state.withLock { $0.queues.count })
         while let task = nextTask() {
             switch task {
@@ -68,18 +69,8 @@ struct VirtioWorker<Device: VirtioDevice> {
                 transport.state.update { if $0.work.epoch == epoch { $0.finishReset(ofQueue: number) } }
             case .process(let number, let setup, let features, let memory, let epoch):
                 process(&queues[number], number, setup, features, memory, epoch)
-                linger()
+                lingering.wait { transport.state.withLock { $0.hasTask(isBusMaster: transport.port.isBusMaster) } }
             }
-        }
-    }
-
-    /// Waits for a task without sleeping.
-    private func linger() {
-        guard lingering > .zero else { return }
-        let end = MonotonicInstant.after(lingering)
-        while MonotonicInstant.now < end {
-            if transport.state.withLock({ $0.hasTask(isBusMaster: transport.port.isBusMaster) }) { return }
-            OSThread.giveWay()
         }
     }
 
@@ -114,6 +105,38 @@ struct VirtioWorker<Device: VirtioDevice> {
             try queue.publish()
         } catch {
             transport.fail(number, error, memory, epoch)
+        }
+    }
+}
+
+/// Staying awake for a while, on a machine that may have others to run.
+///
+/// Who gives way to threads that never sleep comes back when each of them has had its turn, while one that sleeps and is
+/// woken comes first. So when it took far too long, the next times are spent asleep: more of them each time.
+private struct Lingering {
+    let time: Duration
+    private var skipped = 0
+    private var nextSkipped = fewest
+    private static let fewest = 16
+    private static let most = 4096
+
+    init(time: Duration) { self.time = time }
+
+    /// Waits without sleeping until there is something to do, or it is not worth it.
+    mutating func wait(until isDone: () -> Bool) {
+        guard time > .zero else { return }
+        guard skipped == 0 else {
+            skipped -= 1
+            return
+        }
+        let end = MonotonicInstant.after(time)
+        let tooLate = MonotonicInstant.after(time * 2)
+        while MonotonicInstant.now < end, !isDone() { OSThread.giveWay() }
+        if MonotonicInstant.now < tooLate {
+            nextSkipped = Self.fewest
+        } else {
+            skipped = nextSkipped
+            nextSkipped = min(nextSkipped * 2, Self.most)
         }
     }
 }
