@@ -89,7 +89,8 @@ let package = Package(
             dependencies: [
                 "BlockStorage", "Configuration", "CopyEngine", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost",
                 "NVMe", "PCI", "PCITopology", "VFIOUserCheck", "VFIOUserClient", "VFIOUserNegotiation",
-                "VFIOUserRecording", "VFIOUserServer", "VFIOUserTransport", "VFIOUserWire", "Virtio", "VirtioEntropy", "VirtioIOMMU",
+                "VFIOUserRecording", "VFIOUserServer", "VFIOUserTransport", "VFIOUserWire", "Virtio", "VirtioEntropy",
+                "VirtioIOMMU",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
