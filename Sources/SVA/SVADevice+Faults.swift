@@ -8,7 +8,7 @@ extension SVADevice {
     /// - Parameter range: what is left to be accessed, whenever it is asked for.
     func withFaults<Result: ~Copyable>(
         _ pasid: PASID?, _ range: @autoclosure () -> IOVARange, _ rights: AccessRights, at place: SourcePlace,
-        _ attempt: (DMAAccess) throws(DMAError) -> Result
+        _ attempt: (PASIDSlot) throws(DMAError) -> Result
     ) throws(AccessFailure) -> Result {
         // A request for no rights is a stop marker, and nobody would answer it.
         guard !rights.isEmpty else { throw .memory(.invalid) }
@@ -21,7 +21,7 @@ extension SVADevice {
             let error: DMAError
             do throws(DMAError) {
                 guard let slot else { throw .notFound }
-                return try attempt(slot.access)
+                return try attempt(slot)
             } catch let refusal {
                 error = refusal
             }

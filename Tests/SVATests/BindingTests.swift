@@ -394,15 +394,15 @@ import Testing
             in: system.pasids, faultQueue: system.queue,
             trace: { event in
                 guard let device = own.value else { return }
+                let error: DMAError?
                 switch event {
                 case .attached, .replaced:
-                    errors.update { $0.append(errorOf { () throws(DMAError) in try device.detach(from: pasid(1)) }) }
+                    error = errorOf { () throws(DMAError) in try device.detach(from: pasid(1)) }
                 case .detached:
-                    errors.update {
-                        $0.append(errorOf { () throws(DMAError) in try device.attach(space, to: pasid(1)) })
-                    }
-                default: break
+                    error = errorOf { () throws(DMAError) in try device.attach(space, to: pasid(1)) }
+                default: return
                 }
+                errors.update { $0.append(error) }
             })
         own.update { $0 = device }
         try device.attach(space, to: pasid(1))

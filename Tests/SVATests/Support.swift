@@ -285,6 +285,8 @@ final class PeerBytes: RemoteMemory {
 
     var bytes: [UInt8] { state.withLock { $0 } }
 
+    func setFirst(_ byte: UInt8) { state.withLock { $0[0] = byte } }
+
     func read(at iova: IOVA, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) {
         let part = try part(buffer.count, at: iova)
         state.withLock { bytes in for (index, byte) in bytes[part].enumerated() { unsafe buffer[index] = byte } }
