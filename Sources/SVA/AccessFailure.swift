@@ -11,7 +11,8 @@ public enum AccessFailure: Error, Hashable, Sendable {
     case failed
     /// The page was asked for, answered with success, and was gone, as often as is borne.
     case tooManyFaults
-    /// No page could be asked for, because those asked for earlier were not answered in time.
+    /// No page could be asked for, because those asked for earlier were not answered in time; or the address space was being
+    /// replaced for as long.
     case timedOut
     /// The device does not run: it was not started, is reset or removed.
     case stopped

@@ -368,6 +368,29 @@ import Testing
         device.remove()
     }
 
+    @Test func `R109 an access does not wait for ever for a replacement`() throws {
+        let process = try system.process()
+        let isReleased = Shared(false)
+        let isMoving = Shared(false)
+        var configuration = SVADevice.Configuration()
+        configuration.requestPatience = .milliseconds(10)
+        let device = SVADevice(configuration, in: system.pasids, faultQueue: system.queue) { _ in
+        } onUnmap: { _, _ in
+            isMoving.update { $0 = true }
+            isReleased.wait { $0 }
+        }
+        try device.start()
+        try device.attach(process.space, to: pasid(1))
+        let mover = try OSThread(name: "mover") {
+            #expect(errorOf { () throws(DMAError) in try device.replace(with: IOAddressSpace(), at: pasid(1)) } == nil)
+        }
+        isMoving.wait { $0 }
+        #expect(device.mark(pasid(1)) == .failure(.timedOut))
+        isReleased.update { $0 = true }
+        mover.join()
+        device.remove()
+    }
+
     @Test func `R109 nothing is bound or attached while the device is reset`() throws {
         let process = try system.process()
         let device = try system.device()
