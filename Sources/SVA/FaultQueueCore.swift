@@ -27,8 +27,11 @@ final class FaultQueueCore: Sendable {
         /// Strikes out the work that nobody waits for any more, so that there is no more than devices may have requests
         /// outstanding, even if every thread hangs. The caller lets go of it without the lock.
         mutating func takeSettled() -> [Item] {
-            let settled = items.filter { !$0.group.isPending }
-            if !settled.isEmpty { items.removeAll { !$0.group.isPending } }
+            // Each is asked once: what is answered in between must not be let go of here.
+            var settled: [Item] = []
+            var pending: [Item] = []
+            for item in items { if item.group.isPending { pending.append(item) } else { settled.append(item) } }
+            items = pending
             return settled
         }
 

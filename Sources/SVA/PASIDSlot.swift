@@ -106,18 +106,25 @@ final class PASIDSlot: Sendable {
     func replace(with new: Attachment, _ settle: (_ serial: UInt64) -> Void) throws(DMAError) {
         let old = try beginChange(by: .device) { .changing($0) }
         moves.wrappingAdd(1, ordering: .acquiringAndReleasing)
-        defer { moves.wrappingAdd(1, ordering: .acquiringAndReleasing) }
         do throws(DMAError) {
             try LockChecker.holding(.replacing, instance: ObjectIdentifier(self)) { () throws(DMAError) in
                 try access.replace(with: new.space)
             }
         } catch {
-            state.update { $0 = .attached(old) }
+            endMove(old)
             throw error
         }
         state.update { $0 = .changing(new) }
         settle(old.serial)
-        state.update { $0 = .attached(new) }
+        endMove(new)
+    }
+
+    /// Whoever has waited for the end of a replacement finds it counted.
+    private func endMove(_ attachment: Attachment) {
+        state.update { state in
+            moves.wrappingAdd(1, ordering: .acquiringAndReleasing)
+            state = .attached(attachment)
+        }
     }
 
     /// Takes the attachment away.

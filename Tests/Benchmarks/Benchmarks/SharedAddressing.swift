@@ -16,7 +16,7 @@ func sharedAddressing(_ settings: Settings, _ report: Report) throws {
         "Shared address spaces",
         """
         ns for an access to a page that is there, over \(Process.pageCount) pages in turn: by a PASID of a device, and by an
-        access of its own. A read copies 64 bytes. In place: a pin and its release, beside a translation that the device keeps.
+        access of its own. A read copies 64 bytes. In place: a translation that the device keeps, beside a pin and its release.
         """)
     let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 64, alignment: 64)
     defer { unsafe buffer.deallocate() }
