@@ -283,6 +283,23 @@ import Testing
         device.remove()
     }
 
+    @Test func `R132 the last unbind waits for the faults of its own context, and for no others`() throws {
+        let isReleased = Shared(false)
+        let slow = try system.process { _ in isReleased.wait { $0 } }
+        let quick = try system.process()
+        let device = try system.device()
+        let handles = try [slow, quick].map { try device.bind($0.context) }
+        let reader = try OSThread(name: "reader") { #expect(device.mark(pasid(1)) == .success(1)) }
+        slow.pager.waitUntilAsked()
+        #expect(device.mark(pasid(2)) == .success(1))
+        try handles[1].unbind()
+        #expect(system.record.steps.suffix(3).first == .flushed(isComplete: true))
+        isReleased.update { $0 = true }
+        reader.join()
+        try handles[0].unbind()
+        device.remove()
+    }
+
     @Test func `R108 a PASID past the limit, or one that is attached, is not attached`() throws {
         let process = try system.process()
         let device = try system.device { $0.maximumPASIDs = 4 }
