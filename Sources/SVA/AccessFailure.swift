@@ -3,7 +3,7 @@ public import DMA
 /// Why a device's access did not come to pass. None of them says anything about other accesses but `failed`, after which
 /// no page is asked for, and `stopped`.
 public enum AccessFailure: Error, Hashable, Sendable {
-    /// The memory refused it, and nobody was to be asked for the page.
+    /// The memory refused it, and nobody was to be asked for a page, or no page was missing.
     case memory(DMAError)
     /// The page was asked for and will not be there. `IOMMU_PAGE_RESP_INVALID`
     case refused

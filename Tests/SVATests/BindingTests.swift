@@ -399,7 +399,10 @@ import Testing
         try device.start()
         try device.attach(process.space, to: pasid(1))
         let mover = try OSThread(name: "mover") {
-            #expect(errorOf { () throws(DMAError) in try device.replace(with: IOAddressSpace(), at: pasid(1)) } == nil)
+            keepingPins {
+                #expect(
+                    errorOf { () throws(DMAError) in try device.replace(with: IOAddressSpace(), at: pasid(1)) } == nil)
+            }
         }
         isMoving.wait { $0 }
         #expect(device.mark(pasid(1)) == .failure(.timedOut))
