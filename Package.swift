@@ -161,7 +161,7 @@ let package = Package(
             name: "Benchmarks",
             dependencies: [
                 "BlockStorage", "CBaselines", "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "IOMMUTestDriver",
-                "LinuxHost", "NVMe", "PCI", "VFIOUserServer", "VirtioIOMMU",
+                "LinuxHost", "NVMe", "PCI", "SVA", "VFIOUserServer", "VirtioIOMMU",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             path: "Tests/Benchmarks/Benchmarks",
