@@ -45,7 +45,7 @@ let package = Package(
     name: "outboard",
     products: [
         .executable(name: "outboard", targets: ["outboard"]),
-        .library(name: "Outboard", targets: ["DMA", "DeviceModel", "PCI", "VFIOUserServer"]),
+        .library(name: "Outboard", targets: ["DMA", "DeviceModel", "PCI", "SVA", "VFIOUserServer"]),
         .library(name: "DMA", targets: ["DMA"]),
         .library(name: "VFIOUserClient", targets: ["VFIOUserClient"]),
     ],
