@@ -97,24 +97,25 @@ let package = Package(
             swiftSettings: house),
         tests("LinuxHostTests", ["LinuxHost"]),
         .target(name: "RuleTables", path: "Tests/Support/RuleTables", swiftSettings: house),
-        tests("DMATests", ["DMA", "LinuxHost", "RuleTables"]),
-        tests("SVATests", ["DMA", "LinuxHost", "RuleTables", "SVA"]),
+        .target(name: "Randomness", path: "Tests/Support/Randomness", swiftSettings: house),
+        tests("DMATests", ["DMA", "LinuxHost", "Randomness", "RuleTables"]),
+        tests("SVATests", ["DMA", "LinuxHost", "Randomness", "RuleTables", "SVA"]),
         .target(name: "CPageCache", path: "Tests/Support/CPageCache"),
         tests("BlockStorageTests", ["BlockStorage", "CPageCache", "LinuxHost"]),
-        tests("NVMeTests", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "NVMe", "PCI"]),
+        tests("NVMeTests", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "NVMe", "PCI", "Randomness"]),
         tests("VFIOUserTransportTests", ["LinuxHost", "VFIOUserTransport", "VFIOUserWire"]),
-        tests("VFIOUserWireTests", ["VFIOUserWire"], exclude: ["Fixtures"]),
+        tests("VFIOUserWireTests", ["Randomness", "VFIOUserWire"], exclude: ["Fixtures"]),
         .target(name: "SchemaExamples", path: "Tests/SchemaExamples", swiftSettings: house),
-        tests("JSONTextTests", ["JSONText"]),
+        tests("JSONTextTests", ["JSONText", "Randomness"]),
         tests("PCITopologyTests", ["PCITopology"]),
         tests("ConfigurationTests", ["Configuration", "PCITopology", "SchemaExamples"]),
         tests("VFIOUserNegotiationTests", ["JSONText", "SchemaExamples", "VFIOUserNegotiation", "VFIOUserWire"]),
         tests("DeviceModelTests", ["DeviceModel", "LinuxHost"]),
-        tests("EduTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "PCI"]),
+        tests("EduTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "Randomness"]),
         tests(
             "CopyEngineTests",
-            ["CopyEngine", "DMA", "DeviceModel", "LinuxHost", "PCI", "VFIOUserClient", "VFIOUserServer"]),
-        tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+            ["CopyEngine", "DMA", "DeviceModel", "LinuxHost", "PCI", "Randomness", "VFIOUserClient", "VFIOUserServer"]),
+        tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI", "Randomness"]),
         .target(
             name: "IOMMUTestDriver",
             dependencies: ["DMA", "LinuxHost", "PCI", "Virtio", "VirtioIOMMU"],
@@ -122,7 +123,8 @@ let package = Package(
         tests(
             "VirtioIOMMUTests",
             [
-                "CProcessCounters", "DMA", "DeviceModel", "Edu", "IOMMUTestDriver", "LinuxHost", "PCI", "RuleTables",
+                "CProcessCounters", "DMA", "DeviceModel", "Edu", "IOMMUTestDriver", "LinuxHost", "PCI", "Randomness",
+                "RuleTables",
                 "Virtio", "VirtioIOMMU",
             ]),
         .target(
@@ -135,7 +137,7 @@ let package = Package(
         tests(
             "ConformanceTests",
             [
-                "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI",
+                "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "Randomness",
                 "VFIOUserCheck", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserTransport",
                 "VFIOUserWire", "outboard",
             ],
@@ -145,7 +147,7 @@ let package = Package(
             name: "FuzzBodies",
             dependencies: [
                 "BlockStorage", "CLinuxShims", "CopyEngine", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost",
-                "NVMe", "PCI",
+                "NVMe", "PCI", "Randomness",
                 "VFIOUserCheck", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserWire", "Virtio",
                 "VirtioEcho", "VirtioEntropy",
             ],
@@ -161,7 +163,7 @@ let package = Package(
             name: "Benchmarks",
             dependencies: [
                 "BlockStorage", "CBaselines", "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "IOMMUTestDriver",
-                "LinuxHost", "NVMe", "PCI", "SVA", "VFIOUserServer", "VirtioIOMMU",
+                "LinuxHost", "NVMe", "PCI", "Randomness", "SVA", "VFIOUserServer", "VirtioIOMMU",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             path: "Tests/Benchmarks/Benchmarks",
@@ -172,7 +174,8 @@ let package = Package(
         tests(
             "VFIOUserRecordingTests",
             [
-                "BlockStorage", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI", "VFIOUserClient",
+                "BlockStorage", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI", "Randomness",
+                "VFIOUserClient",
                 "VFIOUserRecording", "VFIOUserServer", "VFIOUserTransport", "VFIOUserWire",
             ], exclude: ["Fixtures"]),
         tests("TidyTests", ["CopyEngine", "Edu", "NVMe", "PCI", "Virtio"]),

@@ -1,4 +1,5 @@
 import LinuxHost
+import Randomness
 import Testing
 import VFIOUserCheck
 
@@ -131,7 +132,7 @@ import VFIOUserCheck
         let peer = try process.connect()
         let state = try peer.saveState()
         try peer.succeed(Number.resetDevice)
-        var numbers = SeededBytes(seed: 0x0b0a_4d01)
+        var numbers = SeededNumbers(seed: 0x0b0a_4d01)
         for round in 0..<3000 {
             var stream = state
             switch round % 3 {
@@ -150,20 +151,5 @@ import VFIOUserCheck
         try restore(state, peer)
         #expect(try peer.read(0, at: 0, count: 4).number == 0x0100_00ed)
         #expect(process.isRunning)
-    }
-}
-
-/// The same for the same seed. SplitMix64
-private struct SeededBytes {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func below(_ limit: Int) -> Int {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
-        return Int((mixed ^ (mixed >> 31)) % UInt64(limit))
     }
 }

@@ -1,6 +1,7 @@
 import DeviceModel
 import Edu
 import LinuxHost
+import Randomness
 import Testing
 import VFIOUserCheck
 
@@ -8,7 +9,7 @@ import VFIOUserCheck
 @Suite struct RandomMessages {
     @Test(arguments: 1...12 as ClosedRange<UInt64>)
     func `S103 random messages break nothing, leak nothing, and the next client is served`(seed: UInt64) throws {
-        var random = SplitMix(state: seed)
+        var random = SeededNumbers(seed: seed)
         let memory = try ClientMemoryFile(byteCount: 0x4000)
         let counter = try EventCounter()
         let pipe = try makePipe()
@@ -32,7 +33,7 @@ import VFIOUserCheck
     }
 
     /// Sends messages in small groups and reads what comes, until the server has had enough or the script ends.
-    private func converse(with peer: RawPeer, _ descriptors: [Int32], _ random: inout SplitMix) throws {
+    private func converse(with peer: RawPeer, _ descriptors: [Int32], _ random: inout SeededNumbers) throws {
         for group in 0..<40 as Range<UInt16> {
             for _ in 0..<8 {
                 let count = random.chance(1, of: 4) ? Int(random.next(below: 4)) : 0
@@ -51,7 +52,7 @@ import VFIOUserCheck
         }
     }
 
-    private func randomMessage(_ random: inout SplitMix) -> [UInt8] {
+    private func randomMessage(_ random: inout SeededNumbers) -> [UInt8] {
         let command = UInt16(random.chance(1, of: 30) ? random.next() & 0xffff : random.next(below: 19))
         var payload = randomPayload(command, &random)
         // One field in some messages is anything.
@@ -67,7 +68,7 @@ import VFIOUserCheck
         return message(command, id: UInt16(random.next(below: 100)), flags: flags, size: size, payload)
     }
 
-    private func randomPayload(_ command: UInt16, _ random: inout SplitMix) -> [UInt8] {
+    private func randomPayload(_ command: UInt16, _ random: inout SeededNumbers) -> [UInt8] {
         let address = random.next(below: 16) * 0x1000
         let size = (1 + random.next(below: 4)) * 0x1000
         let region: UInt32 = random.chance(1, of: 2) ? 0 : 7
@@ -106,29 +107,18 @@ import VFIOUserCheck
         }
     }
 
-    private func randomBytes(_ count: Int, _ random: inout SplitMix) -> [UInt8] {
+    private func randomBytes(_ count: Int, _ random: inout SeededNumbers) -> [UInt8] {
         (0..<count).map { _ in UInt8(truncatingIfNeeded: random.next()) }
     }
 }
 
-/// Steele, Lea and Flood's generator: small, and the same everywhere.
-private struct SplitMix {
-    var state: UInt64
+extension SeededNumbers {
+    fileprivate mutating func next(below limit: UInt64) -> UInt64 { next() % limit }
 
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ value >> 30) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ value >> 27) &* 0x94d0_49bb_1331_11eb
-        return value ^ value >> 31
-    }
-
-    mutating func next(below limit: UInt64) -> UInt64 { next() % limit }
-
-    mutating func chance(_ count: UInt64, of all: UInt64) -> Bool { next(below: all) < count }
+    fileprivate mutating func chance(_ count: UInt64, of all: UInt64) -> Bool { next(below: all) < count }
 
     /// A number at which something might go wrong.
-    mutating func interesting() -> UInt64 {
+    fileprivate mutating func interesting() -> UInt64 {
         let edges: [UInt64] = [0, 1, 15, 16, 17, 31, 0x7fff_ffff, 0x8000_0000, 0xffff_fff0, 0xffff_ffff, 1 << 20]
         return chance(1, of: 2) ? edges[Int(next(below: UInt64(edges.count)))] : next()
     }

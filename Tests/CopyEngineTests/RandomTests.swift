@@ -1,4 +1,5 @@
 import CopyEngine
+import Randomness
 import Testing
 import VFIOUserClient
 
@@ -9,7 +10,7 @@ private typealias Descriptor = CopyEngineDriver.Descriptor
     @Test(arguments: [1, 2] as [UInt64])
     func `end as the driver's guide says, with the bytes where they belong`(seed: UInt64) throws {
         try withDriver(ringSize: 64) { driver in
-            var numbers = Numbers(seed: seed)
+            var numbers = SeededNumbers(seed: seed)
             var model = GuideModel()
             for page in 0..<GuideModel.pageCount {
                 driver.fill(page) { UInt8(truncatingIfNeeded: $0 &+ page) }
@@ -50,21 +51,8 @@ private enum Operation {
     }
 }
 
-/// The same operations for the same seed. SplitMix64
-private struct Numbers: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
-        return value ^ (value >> 31)
-    }
-
-    mutating func operation() -> Operation {
+extension SeededNumbers {
+    fileprivate mutating func operation() -> Operation {
         let pasid = UInt32.random(in: 1...3, using: &self)
         let page = UInt64.random(in: 0..<64, using: &self)
         let count = Int.random(in: 1...8, using: &self)

@@ -1,6 +1,7 @@
 import DMA
 import Glibc
 import LinuxHost
+import Randomness
 import Testing
 
 /// A gigabyte as one mapping and as hundreds of small ones in turn, so that what translates a whole block at once gives
@@ -35,7 +36,7 @@ import Testing
     }
 
     private static func read(in world: World, seed: UInt64) {
-        var random = SeededGenerator(seed: seed)
+        var random = SeededNumbers(seed: seed)
         while !world.isOver.value {
             let isLast = Int.random(in: 0..<8, using: &random) == 0
             let number = isLast ? hugeByteCount / page - 1 : .random(in: 0..<smallCount - 16, using: &random)

@@ -1,6 +1,7 @@
 import DMA
 import Glibc
 import LinuxHost
+import Randomness
 import Testing
 
 /// What the pages of a concurrent run hold: a tag that says where a page is mapped, and for each device a slot that only
@@ -128,7 +129,7 @@ private struct Territory {
     /// Maps and unmaps in its territory, and looks at every page that comes back.
     private static func map(in world: World, _ start: Territory, operations: Int, seed: UInt64) {
         var territory = start
-        var random = SeededGenerator(seed: seed)
+        var random = SeededNumbers(seed: seed)
         let space = world.spaces[territory.space]
         var target = 0
         var operation = 0
@@ -176,7 +177,7 @@ private struct Territory {
 
     private static func unmapSome(
         _ object: MemoryObject, _ space: IOAddressSpace, _ territory: inout Territory, _ first: UInt64,
-        random: inout SeededGenerator
+        random: inout SeededNumbers
     ) -> String? {
         let length: UInt64 = Int.random(in: 0..<3, using: &random) == 0 ? .random(in: 1...60, using: &random) : 1
         var (from, to) = (first, min(first + length, Territory.pageCount) - 1)
@@ -199,7 +200,7 @@ private struct Territory {
     /// Unmaps some holdings, and now and then a page between them, as one operation.
     private static func unmapBatch(
         _ object: MemoryObject, _ space: IOAddressSpace, _ territory: inout Territory,
-        random: inout SeededGenerator
+        random: inout SeededNumbers
     ) -> String? {
         var victims: [Territory.Holding] = []
         territory.holdings.shuffle(using: &random)
@@ -248,7 +249,7 @@ private struct Territory {
 
     /// Reads, writes and pins anywhere, and looks whether it got at what the address means.
     private static func work(in world: World, _ holder: PinHolder, device: Int, spaces: [Int], seed: UInt64) {
-        var random = SeededGenerator(seed: seed)
+        var random = SeededNumbers(seed: seed)
         while !world.isOver.value {
             let territory = world.territories[Int.random(in: 0..<world.territories.count, using: &random)]
             let number = territory.firstPage + UInt64.random(in: 0..<Territory.pageCount - 1, using: &random)

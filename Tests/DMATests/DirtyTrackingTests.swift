@@ -1,5 +1,6 @@
 import DMA
 import LinuxHost
+import Randomness
 import Testing
 
 @Suite final class `Dirty pages` {
@@ -377,7 +378,7 @@ import Testing
         let access = access
         let threads = try (0..<2 as Range<UInt64>).map { index in
             try OSThread(name: "device \(index)") {
-                var random = SeededGenerator(seed: index)
+                var random = SeededNumbers(seed: index)
                 for round in 0..<20_000 {
                     let first = (100 + UInt64.random(in: 0..<598, using: &random)) * page
                     let byte = UInt8(truncatingIfNeeded: round)

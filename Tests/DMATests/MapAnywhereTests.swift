@@ -1,4 +1,5 @@
 import DMA
+import Randomness
 import Testing
 
 @Suite struct `Mapping anywhere` {
@@ -126,7 +127,7 @@ import Testing
     /// and the lower allowed, and the last of the space.
     @Test(arguments: 1...8 as ClosedRange<UInt64>)
     func `M16, M18, M20, M21 what is found is the lowest place that qualifies`(seed: UInt64) throws {
-        var random = SeededGenerator(seed: seed)
+        var random = SeededNumbers(seed: seed)
         let top = UInt64.max / page + 1 - 16
         let remote = MappingBacking.remote(PeerMemory(byteCount: 1))
         var reservations: [Reservation] = []
@@ -168,7 +169,7 @@ import Testing
 
     @Test(arguments: 1...4 as ClosedRange<UInt64>)
     func `M22 memory that begins anywhere lands where there is room, in the allowed ranges`(seed: UInt64) throws {
-        var random = SeededGenerator(seed: seed)
+        var random = SeededNumbers(seed: seed)
         let allowed = [pages(2, 3), pages(9, 2)]
         try space.allow(allowed)
         var before: [IOVARange] = []

@@ -1,3 +1,4 @@
+import Randomness
 import Testing
 
 @testable import DMA
@@ -69,7 +70,7 @@ import Testing
     @Test(arguments: Layout.allCases)
     func `answers like a sorted array through random insertions and removals`(layout: Layout) throws {
         let seed: UInt64 = 1
-        var random = SeededGenerator(seed: seed)
+        var random = SeededNumbers(seed: seed)
         let table = try Table()
         var reference: [(IOVARange, UInt64)] = []
         let span: UInt64 = 1 << 14
@@ -107,7 +108,7 @@ import Testing
 
     @Test(arguments: [5, 6] as [UInt64])
     func `finds the lowest hole that a scan of all holes finds`(seed: UInt64) throws {
-        var random = SeededGenerator(seed: seed)
+        var random = SeededNumbers(seed: seed)
         let table = try Table()
         var taken: [IOVARange] = []
         var next: UInt64 = 0
@@ -159,7 +160,7 @@ import Testing
     }
 
     @Test func `keeps a hundred thousand mappings in order whatever the order of insertion`() throws {
-        var random = SeededGenerator(seed: 8)
+        var random = SeededNumbers(seed: 8)
         let table = try Table()
         let numbers = (0..<100_000 as Range<UInt64>).shuffled(using: &random)
         for number in numbers { table.insert(number, at: pages(number)) }

@@ -1,4 +1,5 @@
 import DMA
+import Randomness
 import Testing
 
 @Suite struct `Questions of a front end` {
@@ -109,7 +110,7 @@ import Testing
     }
 
     @Test func `the question about faults answers as accesses do, whatever is mapped`() throws {
-        var random = SeededGenerator(seed: 57)
+        var random = SeededNumbers(seed: 57)
         let access = DMAAccess(needsPin: false, onUnmap: nil)
         try access.attach(to: space)
         for _ in 0..<3000 {

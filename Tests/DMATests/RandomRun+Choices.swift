@@ -1,4 +1,5 @@
 import DMA
+import Randomness
 
 /// What a run does next: mostly what can succeed, and now and then each thing that cannot.
 extension RandomRun {

@@ -1,4 +1,5 @@
 import DMA
+import Randomness
 
 /// A random run: operations out of a seed, carried out by the real spaces and by the model, and compared.
 ///
@@ -16,7 +17,7 @@ struct RandomRun {
     let pageSize: UInt64
     private(set) var model: ReferenceModel
     let real: RealSpaces
-    var random: SeededGenerator
+    var random: SeededNumbers
     private(set) var operationCount = 0
     /// How often each kind of operation was not refused.
     private(set) var successes: [String: Int] = [:]
@@ -49,7 +50,7 @@ struct RandomRun {
         }
         model = ReferenceModel(files: files, pageSize: pageSize, rounds: 2)
         real = RealSpaces(files: objects, pageSize: pageSize, rounds: 2)
-        random = SeededGenerator(seed: seed)
+        random = SeededNumbers(seed: seed)
     }
 
     /// Carries out one operation; what is different, `nil` when nothing is.

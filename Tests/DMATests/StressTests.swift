@@ -1,6 +1,7 @@
 import DMA
 import Glibc
 import LinuxHost
+import Randomness
 import Testing
 
 /// Threads that do everything at once. Run under the thread sanitizer it finds what they touch unprotected; by itself it
@@ -11,7 +12,7 @@ import Testing
         _ space: IOAddressSpace, _ object: MemoryObject, pages owned: Range<UInt64>, seed: UInt64,
         _ faults: Shared<[String]>
     ) {
-        var random = SeededGenerator(seed: seed)
+        var random = SeededNumbers(seed: seed)
         for round in 0..<300 {
             let number = UInt64.random(in: owned, using: &random)
             do throws(DMAError) {
@@ -33,7 +34,7 @@ import Testing
 
     /// Reads, writes and pins; whatever is not mapped at the moment is refused. Each device has its own bytes of a page.
     private static func work(_ holder: PinHolder, number: Int, pageCount: UInt64, _ faults: Shared<[String]>) {
-        var random = SeededGenerator(seed: UInt64(100 + number))
+        var random = SeededNumbers(seed: UInt64(100 + number))
         let offset = UInt64(number * 64)
         for round in 0..<3000 {
             let first = UInt64.random(in: 0..<pageCount, using: &random) * page

@@ -1,5 +1,6 @@
 import Glibc
 import LinuxHost
+import Randomness
 import Testing
 
 @testable import DMA
@@ -148,7 +149,7 @@ enum Variant: String, CaseIterable, Sendable {
             try access.detach()
             spaces.update { $0 = [] }
             // The memory of what is gone is given out again, sooner or later.
-            var random = SeededGenerator(seed: 1)
+            var random = SeededNumbers(seed: 1)
             for _ in 0..<10_000 where spaces.value.last?.translation.bits != roots {
                 spaces.update { spaces in
                     let count = Int.random(in: 0..<8, using: &random)

@@ -1,6 +1,7 @@
 import DMA
 import Glibc
 import LinuxHost
+import Randomness
 import Testing
 
 /// The contract between an unmap and the devices that it asks to let go.
@@ -28,14 +29,14 @@ import Testing
         for holder in holders { try holder.access.attach(to: space) }
         let threads = try holders.enumerated().map { index, holder in
             try OSThread(name: "device \(index)") {
-                var random = SeededGenerator(seed: UInt64(index))
+                var random = SeededNumbers(seed: UInt64(index))
                 while !isOver.value {
                     try? holder.pin(pages(UInt64.random(in: 0..<4, using: &random)))
                     if Bool.random(using: &random) { holder.unpinAny() }
                 }
             }
         }
-        var random = SeededGenerator(seed: 7)
+        var random = SeededNumbers(seed: 7)
         for _ in 0..<500 {
             let target = pages(UInt64.random(in: 0..<4, using: &random))
             try space.unmap(target)

@@ -3,6 +3,7 @@ import DeviceModel
 import Edu
 import LinuxHost
 import PCI
+import Randomness
 import Testing
 
 @Suite struct `Edu transfers` {
@@ -267,25 +268,12 @@ import Testing
     }
 }
 
-/// Numbers that are the same for the same seed (SplitMix64).
-private struct SeededNumbers: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
-        return mixed ^ (mixed >> 31)
-    }
-}
-
 @Suite struct `Edu under a hostile driver` {
     @Test(arguments: 1...8 as ClosedRange<UInt64>, [28, 64])
     func `random accesses of any size never break it`(seed: UInt64, bits: Int) throws {
         let driver = try EduDriver(dmaMaskBits: bits)
         _ = try driver.connect(.intx)
-        var numbers = SeededNumbers(state: seed)
+        var numbers = SeededNumbers(seed: seed)
         let values: [UInt64] = [
             0, 1, 3, 5, 7, 0x80, 0x1000, deviceMemory, deviceMemory + 4095, 0xffff_ffff, 1 << 63, .max,
         ]

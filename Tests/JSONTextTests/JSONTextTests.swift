@@ -1,4 +1,5 @@
 import JSONText
+import Randomness
 import Testing
 
 @Suite struct `JSON text` {
@@ -127,7 +128,7 @@ import Testing
             #"[1.5e3,-0,"\u00e4\n",{"a":[[],{}]},null,18446744073709551615]"#,
         ].map { Array($0.utf8) }
         let alphabet = Array(#"{}[]:,"\ 0123456789-+.eEutfnrax'/"#.utf8) + [0, 9, 10, 0x1f, 0x7f, 0x80, 0xc3, 0xff]
-        var random = SplitMix64(state: 20_261_121)
+        var random = SeededNumbers(seed: 20_261_121)
         for round in 0..<20_000 {
             var text = seeds[round % seeds.count]
             for _ in 0..<Int.random(in: 1...3, using: &random) {
@@ -141,18 +142,5 @@ import Testing
             guard let value = try? JSONValue(parsing: text) else { continue }
             #expect(try JSONValue(parsing: value.text()) == value)
         }
-    }
-}
-
-/// A generator whose sequence a seed repeats.
-private struct SplitMix64: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
-        return value ^ (value >> 31)
     }
 }

@@ -1,26 +1,10 @@
 import PCI
+import Randomness
 import Testing
-
-/// The same numbers for the same seed. SplitMix64
-private struct SeededGenerator: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) {
-        state = seed
-    }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var mixed = state
-        mixed = (mixed ^ mixed >> 30) &* 0xbf58_476d_1ce4_e5b9
-        mixed = (mixed ^ mixed >> 27) &* 0x94d0_49bb_1331_11eb
-        return mixed ^ mixed >> 31
-    }
-}
 
 @Suite struct HostileGuestTests {
     /// A number that is near an edge as often as not.
-    private func dword(_ generator: inout SeededGenerator) -> UInt32 {
+    private func dword(_ generator: inout SeededNumbers) -> UInt32 {
         switch Int.random(in: 0..<6, using: &generator) {
         case 0: 0
         case 1: .max
@@ -31,7 +15,7 @@ private struct SeededGenerator: RandomNumberGenerator {
         }
     }
 
-    private func address(_ page: UInt64, _ generator: inout SeededGenerator) -> UInt64 {
+    private func address(_ page: UInt64, _ generator: inout SeededNumbers) -> UInt64 {
         switch Int.random(in: 0..<8, using: &generator) {
         case 0: UInt64.random(in: 0 ... .max, using: &generator)
         case 1: .max - UInt64.random(in: 0..<8192, using: &generator)
@@ -42,7 +26,7 @@ private struct SeededGenerator: RandomNumberGenerator {
     }
 
     /// A command of a known opcode or any, with fields that make sense or do not.
-    private func command(_ page: UInt64, isAdmin: Bool, _ generator: inout SeededGenerator) -> Command {
+    private func command(_ page: UInt64, isAdmin: Bool, _ generator: inout SeededNumbers) -> Command {
         let known: [UInt8] =
             isAdmin ? [0, 1, 2, 4, 5, 6, 8, 9, 10, 12] : [0, 1, 2, 5, 8, 9, 12]
         let opcode =
@@ -63,7 +47,7 @@ private struct SeededGenerator: RandomNumberGenerator {
 
     @Test(arguments: GuestRAM.Reach.allCases, [1, 2, 3] as [UInt64])
     func `every I/O command completes, whatever it says`(reach: GuestRAM.Reach, seed: UInt64) throws {
-        var generator = SeededGenerator(seed: seed)
+        var generator = SeededNumbers(seed: seed)
         let driver = try NVMeTestDriver(reach: reach)
         driver.enable()
         try driver.createPair(1)
@@ -85,7 +69,7 @@ private struct SeededGenerator: RandomNumberGenerator {
     func `admin commands, doorbells and registers at random leave a controller that a reset heals`(
         reach: GuestRAM.Reach, seed: UInt64
     ) throws {
-        var generator = SeededGenerator(seed: seed)
+        var generator = SeededNumbers(seed: seed)
         let driver = try NVMeTestDriver(reach: reach)
         let page = driver.ram.allocate(80 * 4096)
         for _ in 0..<40 {
@@ -113,7 +97,7 @@ private struct SeededGenerator: RandomNumberGenerator {
     }
 
     @Test func `accesses of every width and offset are answered`() throws {
-        var generator = SeededGenerator(seed: 7)
+        var generator = SeededNumbers(seed: 7)
         let driver = try NVMeTestDriver()
         driver.enable()
         for _ in 0..<20_000 {

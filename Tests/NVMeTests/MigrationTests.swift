@@ -3,6 +3,7 @@ import DeviceModel
 import LinuxHost
 import NVMe
 import PCI
+import Randomness
 import Testing
 
 private func pattern(_ seed: Int, _ byteCount: Int = 4096) -> [UInt8] {
@@ -248,7 +249,7 @@ private func pattern(_ seed: Int, _ byteCount: Int = 4096) -> [UInt8] {
         let driver = try started(reach)
         try driver.createPair(1)
         let pages = (0..<16).map { _ in driver.ram.allocate(4096) }
-        var numbers = Numbers(seed: 0x0b0a_4d02)
+        var numbers = SeededNumbers(seed: 0x0b0a_4d02)
         for round in 0..<60 {
             // The even ones write, the odd ones read what was written the round before.
             let commands = pages.enumerated().map { number, page in
@@ -430,7 +431,7 @@ private func pattern(_ seed: Int, _ byteCount: Int = 4096) -> [UInt8] {
         var writer = StateWriter()
         driver.function.saveState(into: &writer)
         let state = writer.bytes
-        var numbers = Numbers(seed: 0x0b0a_4d00)
+        var numbers = SeededNumbers(seed: 0x0b0a_4d00)
         var taken = 0
         for round in 0..<4000 {
             var changed = state
@@ -465,20 +466,5 @@ private func pattern(_ seed: Int, _ byteCount: Int = 4096) -> [UInt8] {
         driver.setBusMaster(true)
         driver.enable()
         #expect(try driver.run(Command(Opcode.getFeatures, [10: 7])).status == 0)
-    }
-}
-
-/// The same for the same seed. SplitMix64
-private struct Numbers {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func below(_ limit: Int) -> Int {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var mixed = state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94d0_49bb_1331_11eb
-        return Int((mixed ^ (mixed >> 31)) % UInt64(limit))
     }
 }

@@ -1,4 +1,5 @@
 import PCI
+import Randomness
 import Testing
 
 /// Configuration space kept byte by byte, from the same declarations and the two rules that go beyond them.

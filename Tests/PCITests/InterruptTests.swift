@@ -2,6 +2,7 @@ import DMA
 import DeviceModel
 import LinuxHost
 import PCI
+import Randomness
 import Testing
 
 /// PCI Local Bus 3.0, 6.2.2, 6.2.3 and 6.2.4

@@ -2,6 +2,7 @@ import DMA
 import DeviceModel
 import LinuxHost
 import PCI
+import Randomness
 import Testing
 
 /// PCI Bus Power Management Interface 1.2, 3.2.4 and 5.4

@@ -1,4 +1,5 @@
 import PCI
+import Randomness
 import Testing
 
 /// Registers kept one bit at a time, as slowly and plainly as their declarations say it.

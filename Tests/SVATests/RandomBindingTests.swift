@@ -1,5 +1,6 @@
 import DMA
 import LinuxHost
+import Randomness
 import SVA
 import Testing
 
@@ -58,7 +59,7 @@ private struct BindingModel {
 @Suite struct `Random bindings` {
     @Test(arguments: 0..<20 as Range<UInt64>)
     func `any binds, unbinds, exits, resets and removals do what a simple model says`(seed: UInt64) throws {
-        var random = SeededGenerator(seed: seed)
+        var random = SeededNumbers(seed: seed)
         let system = try System(threads: 1)
         let limits: [UInt32] = [1024, 4, 3, 0]
         let devices = try limits.map { limit in try system.device { $0.maximumPASIDs = limit } }

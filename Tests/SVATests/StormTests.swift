@@ -1,6 +1,7 @@
 import DMA
 import Glibc
 import LinuxHost
+import Randomness
 import SVA
 import Testing
 
@@ -17,7 +18,7 @@ import Testing
         _ wrong: Shared<[String]>
     ) throws -> OSThread {
         try OSThread(name: "reader \(seed)") {
-            var random = SeededGenerator(seed: seed)
+            var random = SeededNumbers(seed: seed)
             for _ in 0..<count {
                 if let isOver, isOver.value { return }
                 switch device.mark(pasid, page: UInt64.random(in: 0..<pageCount, using: &random)) {
@@ -139,7 +140,7 @@ import Testing
                 { [.refused, .stopped, .tooManyFaults].contains($0) }, wrong)
         }
         let user = try OSThread(name: "user") {
-            var random = SeededGenerator(seed: 7)
+            var random = SeededNumbers(seed: 7)
             var late: [FaultChannel.Cookie] = []
             while !isOver.value {
                 _ = errorOf { () throws(DMAError) in
@@ -209,7 +210,7 @@ import Testing
         ]
         let users = try (1...3 as ClosedRange<UInt32>).map { number in
             try OSThread(name: "user \(number)") {
-                var random = SeededGenerator(seed: UInt64(number))
+                var random = SeededNumbers(seed: UInt64(number))
                 while !isOver.value {
                     let target = pasid(UInt32.random(in: 1...3, using: &random))
                     let range = bytes(
@@ -238,7 +239,7 @@ import Testing
             }
         }
         let driver = try OSThread(name: "driver") {
-            var random = SeededGenerator(seed: 11)
+            var random = SeededNumbers(seed: 11)
             while !isOver.value {
                 _ = errorOf { () throws(DMAError) in
                     try channel.receive { message in
@@ -256,7 +257,7 @@ import Testing
             }
         }
         let thief = try OSThread(name: "thief") {
-            var random = SeededGenerator(seed: 12)
+            var random = SeededNumbers(seed: 12)
             while !isOver.value {
                 for process in processes {
                     _ = errorOf { () throws(DMAError) in
@@ -266,7 +267,7 @@ import Testing
                 sched_yield()
             }
         }
-        var random = SeededGenerator(seed: 13)
+        var random = SeededNumbers(seed: 13)
         for _ in 0..<1500 {
             let target = pasid(UInt32.random(in: 1...3, using: &random))
             let space = processes[Int.random(in: 0...1, using: &random)].space

@@ -1,5 +1,6 @@
 import DMA
 import LinuxHost
+import Randomness
 import SVA
 import Testing
 
@@ -159,7 +160,7 @@ import Testing
         let wrong = Shared<[String]>([])
         let readers = try (0..<3 as Range<UInt64>).map { seed in
             try OSThread(name: "reader") {
-                var random = SeededGenerator(seed: seed)
+                var random = SeededNumbers(seed: seed)
                 for _ in 0..<400 {
                     let number = UInt64.random(in: 0..<4, using: &random)
                     let mark = device.mark(pasid(1), page: number)
@@ -171,7 +172,7 @@ import Testing
             }
         }
         let thief = try OSThread(name: "thief") {
-            var random = SeededGenerator(seed: 99)
+            var random = SeededNumbers(seed: 99)
             while !isOver.value {
                 let number = UInt64.random(in: 0..<4, using: &random)
                 let error = errorOf { () throws(DMAError) in try process.space.unmap(pages(number)) }

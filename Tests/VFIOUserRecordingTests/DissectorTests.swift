@@ -1,5 +1,6 @@
 import Foundation
 import LinuxHost
+import Randomness
 import Testing
 import VFIOUserRecording
 import VFIOUserWire

@@ -1,6 +1,7 @@
 import Edu
 import LinuxHost
 import PCI
+import Randomness
 import Testing
 import VFIOUserRecording
 import VFIOUserWire

@@ -1,3 +1,4 @@
+import Randomness
 import Testing
 import VFIOUserWire
 
@@ -56,7 +57,7 @@ import VFIOUserWire
     /// Seeded, so that a failure repeats: the decoders see random bytes and valid messages with a few bytes changed.
     @Test(arguments: MessageCase.all)
     func `made of random bytes never traps, and what is read reads the same when written`(_ message: MessageCase) {
-        var random = SplitMix64(state: 0x0b0a_2d00 &+ UInt64(message.payload.count))
+        var random = SeededNumbers(seed: 0x0b0a_2d00 &+ UInt64(message.payload.count))
         for round in 0..<3000 {
             var payload = message.payload
             if round.isMultiple(of: 2) {
@@ -85,18 +86,5 @@ import VFIOUserWire
             #expect(!error.losesFraming)
             return error
         }
-    }
-}
-
-/// A small generator whose sequence a seed repeats.
-struct SplitMix64: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
-        return value ^ (value >> 31)
     }
 }

@@ -1,5 +1,6 @@
 import DMA
 import LinuxHost
+import Randomness
 import Testing
 
 @testable import VirtioIOMMU
@@ -142,18 +143,6 @@ import Testing
     }
 }
 
-/// Random numbers that are the same every time.
-struct SeededNumbers {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed &* 0x9e37_79b9_7f4a_7c15 | 1 }
-
-    mutating func next() -> UInt64 {
-        state ^= state << 13
-        state ^= state >> 7
-        state ^= state << 17
-        return state
-    }
-
+extension SeededNumbers {
     mutating func next(below limit: UInt64) -> UInt64 { next() % limit }
 }

@@ -1,6 +1,7 @@
 import DMA
 import IOMMUTestDriver
 import LinuxHost
+import Randomness
 import Testing
 import VirtioIOMMU
 

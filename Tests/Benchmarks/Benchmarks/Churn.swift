@@ -1,5 +1,6 @@
 import DMA
 import LinuxHost
+import Randomness
 
 /// How much of its speed a reader keeps while a writer maps and unmaps a hundred thousand times a second.
 func churn(_ settings: Settings, _ report: Report) throws {
@@ -7,7 +8,7 @@ func churn(_ settings: Settings, _ report: Report) throws {
     let contenders = ContenderKind.forThreads
     let memory = try SharedMemory.make()
     let population = Population(mappingCount: size)
-    var generator = SeededGenerator(seed: 5)
+    var generator = SeededNumbers(seed: 5)
     let keys = population.randomKeys(atLeast: Lookups.window, using: &generator)
     let holes = population.holes(count: 512, using: &generator).map { $0[0] }
     let subjects = contenders.map { $0.make(memory) }

@@ -1,11 +1,12 @@
 import CProcessCounters
 import DMA
+import Randomness
 
 /// How often an operation calls the heap, and how often it counts a reference.
 func heapTraffic(_ settings: Settings, _ report: Report) throws {
     let memory = try SharedMemory.make()
     let population = Population(mappingCount: 1000)
-    var generator = SeededGenerator(seed: 6)
+    var generator = SeededNumbers(seed: 6)
     let keys = population.randomKeys(atLeast: 1000, using: &generator)
     let ranges = (0..<1000).map(population.range)
     let batch = population.hole(3)

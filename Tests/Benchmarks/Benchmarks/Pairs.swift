@@ -1,4 +1,5 @@
 import DMA
+import Randomness
 
 /// Maps 64 pages in a random hole among the live mappings and unmaps them, by one call or by 64.
 func pairs(_ settings: Settings, _ report: Report) throws {
@@ -39,7 +40,7 @@ private func measure(
 ) throws -> [Figures] {
     let memory = try SharedMemory.make()
     let population = Population(mappingCount: size)
-    var generator = SeededGenerator(seed: UInt64(size))
+    var generator = SeededNumbers(seed: UInt64(size))
     let holes = population.holes(count: 512, using: &generator)
     let keys = population.randomKeys(atLeast: Lookups.window, using: &generator)
     let subjects = ContenderKind.forThreads.map { $0.make(memory) }

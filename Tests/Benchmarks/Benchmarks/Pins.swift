@@ -1,4 +1,5 @@
 import DMA
+import Randomness
 import Synchronization
 
 /// Pin and unpin of a page at random places of one mapping, by one thread and by several.
@@ -12,7 +13,7 @@ func pins(_ settings: Settings, _ report: Report) throws {
         try contender.map(whole, offset: 0, rights: [.read, .write])
         return contender
     }
-    var generator = SeededGenerator(seed: 1)
+    var generator = SeededNumbers(seed: 1)
     let pageSize = SharedMemory.pageSize
     let ranges = (0..<1024).map { _ in
         let first = UInt64.random(in: 0..<byteCount / pageSize, using: &generator) * pageSize

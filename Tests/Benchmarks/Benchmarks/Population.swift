@@ -1,4 +1,5 @@
 import DMA
+import Randomness
 
 /// The memory behind all mappings of a measurement: one object of a few pages, which every mapping shows again.
 ///
@@ -51,7 +52,7 @@ struct Population {
     }
 
     /// All holes in random order, over and over if there are few.
-    func holes(count: Int, using random: inout SeededGenerator) -> [[IOVARange]] {
+    func holes(count: Int, using random: inout SeededNumbers) -> [[IOVARange]] {
         let order = (0..<runCount).shuffled(using: &random)
         return (0..<count).map { hole(order[$0 % order.count]) }
     }
@@ -67,7 +68,7 @@ struct Population {
     }
 
     /// Addresses in all mappings in random order: each mapping once before any comes again, and at least `atLeast`.
-    func randomKeys(atLeast count: Int, using random: inout SeededGenerator) -> [IOVA] {
+    func randomKeys(atLeast count: Int, using random: inout SeededNumbers) -> [IOVA] {
         var keys: [IOVA] = []
         while keys.count < count {
             keys += (0..<mappingCount).shuffled(using: &random).map(key)
@@ -78,20 +79,5 @@ struct Population {
     /// One address over and over.
     func hotKeys(count: Int) -> [IOVA] {
         Array(repeating: key(mappingCount / 2), count: count)
-    }
-}
-
-/// Numbers that are the same for the same seed. SplitMix64
-struct SeededGenerator: RandomNumberGenerator {
-    private var state: UInt64
-
-    init(seed: UInt64) { state = seed }
-
-    mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var value = state
-        value = (value ^ (value >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        value = (value ^ (value >> 27)) &* 0x94d0_49bb_1331_11eb
-        return value ^ (value >> 31)
     }
 }

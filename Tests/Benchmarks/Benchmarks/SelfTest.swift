@@ -1,4 +1,5 @@
 import DMA
+import Randomness
 
 /// Whether all contenders do the same: they are driven by the same random operations, and their answers compared.
 struct SelfTest {
@@ -23,7 +24,7 @@ struct SelfTest {
         let memory = try SharedMemory.make()
         let kinds = ContenderKind.allCases
         let subjects = kinds.map { $0.make(memory, patience: false) }
-        var random = SeededGenerator(seed: seed)
+        var random = SeededNumbers(seed: seed)
         /// Of each pin, what each contender holds.
         var pins: [[HeldPin]] = []
         defer {
@@ -60,7 +61,7 @@ private enum Operation {
     case pin(IOVARange)
     case release(Int)
 
-    static func random(pageCount: UInt64, pinCount: Int, using random: inout SeededGenerator) -> Operation {
+    static func random(pageCount: UInt64, pinCount: Int, using random: inout SeededNumbers) -> Operation {
         let pageSize = SharedMemory.pageSize
         let page = UInt64.random(in: 0..<pageCount, using: &random)
         let base: UInt64 = 0x7fff_f000_0000 + page * pageSize

@@ -1,4 +1,5 @@
 import DMA
+import Randomness
 
 /// Loads of eight bytes from mappings of a page each, and from the few huge mappings of a machine without an IOMMU.
 func translate(_ settings: Settings, _ report: Report) throws {
@@ -7,7 +8,7 @@ func translate(_ settings: Settings, _ report: Report) throws {
     var hot: [(String, [Figures])] = []
     var random: [(String, [Figures])] = []
     for size in settings.sizes([1, 4, 20, 64, 1000, 100_000, 1_000_000]) {
-        var generator = SeededGenerator(seed: UInt64(size))
+        var generator = SeededNumbers(seed: UInt64(size))
         let population = Population(mappingCount: size)
         let subjects = contenders.map { $0.make(memory) }
         for subject in subjects { population.populate(subject) }
@@ -75,7 +76,7 @@ private struct Machine {
 
     init() throws(DMAError) {
         memory = try MemoryObject.anonymous(byteCount: 0x38_0100_0000)
-        var generator = SeededGenerator(seed: 4)
+        var generator = SeededNumbers(seed: 4)
         // A few addresses in each: what is measured is finding them, not the processor's own page tables.
         let places = Machine.ranges.flatMap { range in
             let units = range.first.rawValue / 8...range.last.rawValue / 8

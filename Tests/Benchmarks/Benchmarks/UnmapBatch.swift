@@ -1,5 +1,6 @@
 import DMA
 import LinuxHost
+import Randomness
 
 /// How long 64 unmaps take that come together, as one operation and one after the other.
 func unmapBatch(_ settings: Settings, _ report: Report) throws {
@@ -66,7 +67,7 @@ private struct Scene: Sendable {
         contender = OutboardContender(try SharedMemory.make(), patience: true)
         let population = Population(mappingCount: size)
         population.populate(contender)
-        var generator = SeededGenerator(seed: 64)
+        var generator = SeededNumbers(seed: 64)
         keys = (0..<size).shuffled(using: &generator).prefix(8192).map { population.range($0).first }
         // A page of 64 holes, or of as many as there are.
         let holes = population.holes(count: 64, using: &generator)

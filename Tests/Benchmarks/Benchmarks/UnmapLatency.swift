@@ -1,5 +1,6 @@
 import DMA
 import LinuxHost
+import Randomness
 
 /// How long an unmap takes while devices read other mappings all the time.
 func unmapLatency(_ settings: Settings, _ report: Report) throws {
@@ -48,7 +49,7 @@ private struct Distribution {
 private func measure(_ pace: ReaderPace, _ settings: Settings) throws -> [[Distribution]] {
     let memory = try SharedMemory.make()
     let population = Population(mappingCount: 64)
-    var generator = SeededGenerator(seed: 8)
+    var generator = SeededNumbers(seed: 8)
     let keys = population.randomKeys(atLeast: Lookups.window, using: &generator)
     let pages = population.hole(0)
     let subjects = ContenderKind.forThreads.map { $0.make(memory) }

@@ -1,5 +1,6 @@
 import DMA
 import LinuxHost
+import Randomness
 
 /// How a client maps and unmaps over the socket.
 struct WireMapping {
@@ -43,7 +44,7 @@ private func measure(_ mapping: WireMapping, _ size: Int, _ settings: Settings) 
     let memory = try SharedMemory.makeDescriptor()
     let descriptor = mapping.hasDescriptor ? memory.rawValue : nil
     let population = Population(mappingCount: size)
-    var generator = SeededGenerator(seed: UInt64(size))
+    var generator = SeededNumbers(seed: UInt64(size))
     let holes = population.holes(count: 512, using: &generator).map { $0.map(\.first.rawValue) }
     let live = (0..<size).map { population.range($0).first.rawValue }
     let servers = try ServerProcess.each(ServerRole.sleeping)

@@ -1,5 +1,6 @@
 import CBaselines
 import LinuxHost
+import Randomness
 
 /// Whether all servers with the measured device answer alike: they get the same random requests, good and bad, and their
 /// replies are compared byte by byte; what they transfer has to arrive; and the NVMe driver has to find the right blocks.
@@ -22,7 +23,7 @@ struct WireSelfTest {
     private func compareReplies() throws -> String? {
         let memory = try SharedMemory.makeDescriptor()
         let servers = try ServerProcess.each(ServerRole.measured)
-        var random = SeededGenerator(seed: seed)
+        var random = SeededNumbers(seed: seed)
         let questions = WireRequest.questions
         for step in 0..<questions.count + steps {
             let request = step < questions.count ? questions[step] : WireRequest.random(using: &random)
@@ -122,7 +123,7 @@ private struct WireRequest {
         return requests
     }
 
-    static func random(using random: inout SeededGenerator) -> WireRequest {
+    static func random(using random: inout SeededNumbers) -> WireRequest {
         var request = sound(using: &random)
         switch Int.random(in: 0..<40, using: &random) {
         case 0: request.payload.removeLast(min(request.payload.count, Int.random(in: 1...8, using: &random)))
@@ -132,7 +133,7 @@ private struct WireRequest {
         return request
     }
 
-    private static func sound(using random: inout SeededGenerator) -> WireRequest {
+    private static func sound(using random: inout SeededNumbers) -> WireRequest {
         switch Int.random(in: 0..<100, using: &random) {
         case 0..<25: return access(using: &random)
         case 25..<30: return WireRequest(.read, .long(UInt64(MEASURED_PROBE)), .word(0), .word(8))
@@ -146,7 +147,7 @@ private struct WireRequest {
     }
 
     /// An access to the storage, to registers, or beyond all of it.
-    private static func access(using random: inout SeededGenerator) -> WireRequest {
+    private static func access(using random: inout SeededNumbers) -> WireRequest {
         let region: UInt32 = [0, 0, 0, 0, 7, 3, 9][Int.random(in: 0..<7, using: &random)]
         let count = UInt32([0, 1, 2, 4, 8, 8, 13, 64][Int.random(in: 0..<8, using: &random)])
         var offset = UInt64.random(in: 0..<4200, using: &random)
@@ -159,11 +160,11 @@ private struct WireRequest {
         return WireRequest(.write, .long(offset), .word(region), .word(count), .data(data))
     }
 
-    private static func page(using random: inout SeededGenerator) -> UInt64 {
+    private static func page(using random: inout SeededNumbers) -> UInt64 {
         0x7fff_f000_0000 + UInt64.random(in: 0..<48, using: &random) * SharedMemory.pageSize
     }
 
-    private static func map(using random: inout SeededGenerator) -> WireRequest {
+    private static func map(using random: inout SeededNumbers) -> WireRequest {
         let pages = UInt64.random(in: 1...4, using: &random)
         let hasDescriptor = Int.random(in: 0..<4, using: &random) > 0
         // Now and then past the end of the file.
@@ -176,7 +177,7 @@ private struct WireRequest {
             .long(size), hasDescriptor: hasDescriptor)
     }
 
-    private static func unmap(using random: inout SeededGenerator) -> WireRequest {
+    private static func unmap(using random: inout SeededNumbers) -> WireRequest {
         let flags: UInt32 = [0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 3, 8][Int.random(in: 0..<12, using: &random)]
         let isEverything = flags == 2 || Int.random(in: 0..<100, using: &random) == 0
         let pages = UInt64.random(in: 1...12, using: &random)

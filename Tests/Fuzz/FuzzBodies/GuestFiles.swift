@@ -1,6 +1,7 @@
 import CLinuxShims
 import Glibc
 import LinuxHost
+import Randomness
 import VFIOUserCheck
 
 /// The descriptors that a client attaches to its messages, and the memory behind some of them.
@@ -39,7 +40,7 @@ final class GuestFiles {
     private var contents: [UInt8]
 
     init() throws {
-        var random = SplitMix(seed: 0x6f7574626f617264)
+        var random = SeededNumbers(seed: 0x6f7574626f617264)
         pattern = random.bytes(0x10000 + 0x1000)
         contents = [UInt8](repeating: 0, count: 0x10000)
         counters = try (0..<3).map { _ in try EventCounter() }

@@ -1,3 +1,4 @@
+import Randomness
 import VFIOUserCheck
 
 /// What one input says about the rings of a device.
@@ -147,7 +148,7 @@ extension VirtqueueModel {
 /// Inputs by seed.
 public enum VirtqueueInputs {
     public static func input(seed: UInt64, number: UInt64) -> [UInt8] {
-        var random = SplitMix(seed: seed, run: number)
+        var random = SeededNumbers(seed: seed, run: number)
         var input = random.bytes(16 + random.below(1 << (5 + random.below(5))))
         // In turn, so that no device depends on luck.
         input[0] = UInt8(number % 2)

@@ -1,3 +1,4 @@
+import Randomness
 import VFIOUserWire
 import VFIOUserCheck
 
@@ -98,7 +99,7 @@ public enum WireInputs {
 
     /// A few layouts in a row, with some bytes changed, taken out or put in; now and then bytes at random.
     public static func input(seed: UInt64, number: UInt64) -> [UInt8] {
-        var random = SplitMix(seed: seed, run: number)
+        var random = SeededNumbers(seed: seed, run: number)
         if random.below(32) == 0 { return random.bytes(random.below(200)) }
         if random.below(5) == 0 {
             var text = versionPayload(proposals[random.below(proposals.count)])
@@ -118,7 +119,7 @@ public enum WireInputs {
         return stream
     }
 
-    private static func change(_ bytes: inout [UInt8], times: Int, _ random: inout SplitMix) {
+    private static func change(_ bytes: inout [UInt8], times: Int, _ random: inout SeededNumbers) {
         for _ in 0..<times where !bytes.isEmpty {
             let place = random.below(bytes.count)
             switch random.below(6) {

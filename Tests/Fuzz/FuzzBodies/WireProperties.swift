@@ -1,3 +1,4 @@
+import Randomness
 import VFIOUserWire
 import VFIOUserCheck
 
@@ -46,7 +47,7 @@ public enum WireProperties {
 
     /// All messages of a stream that arrives in one piece, or in pieces of sizes drawn by seed.
     private static func frame(_ stream: [UInt8], pieceSeed: UInt64? = nil) throws(Finding) -> Framed {
-        var random = SplitMix(seed: pieceSeed ?? 0)
+        var random = SeededNumbers(seed: pieceSeed ?? 0)
         var framed = Framed()
         let framer = MessageFramer()
         var start = 0

@@ -1,15 +1,15 @@
-import VFIOUserCheck
-
-/// Steele, Lea and Flood's generator: small, and the same everywhere.
-public struct SplitMix: Sendable {
+/// Numbers that are the same for the same seed, whatever the library does, so that what fails can be repeated.
+///
+/// Steele, Lea and Flood's generator: small, and the same everywhere. SplitMix64
+public struct SeededNumbers: RandomNumberGenerator, Sendable {
     private var state: UInt64
 
     public init(seed: UInt64) { state = seed }
 
     /// A generator for one of many runs: what the runs draw has nothing to do with each other.
     public init(seed: UInt64, run: UInt64) {
-        var first = SplitMix(seed: seed)
-        var second = SplitMix(seed: run &* 0x9e37_79b9_7f4a_7c15 ^ first.next())
+        var first = SeededNumbers(seed: seed)
+        var second = SeededNumbers(seed: run &* 0x9e37_79b9_7f4a_7c15 ^ first.next())
         state = second.next()
     }
 
@@ -21,6 +21,7 @@ public struct SplitMix: Sendable {
         return value ^ value >> 31
     }
 
+    /// A number below a limit, which is not zero.
     public mutating func below(_ limit: Int) -> Int { Int(next() % UInt64(limit)) }
 
     public mutating func bytes(_ count: Int) -> [UInt8] {
