@@ -42,8 +42,10 @@ struct EngineState {
     private(set) var lastSilenced = -1
     /// The one there is, which may be over but not ended yet.
     var session: EngineSession?
-    /// Whether the driver has been told that there is a session.
-    private(set) var isReady = false
+    /// Whether the driver may know that there is a session, because it began in time, and without a reset since.
+    private var isKnown = false
+    /// What sessions count since the last reset. Each keeps the one it was begun with, and so counts nothing after it.
+    private(set) var statistics = WaitStatistics()
     /// Whether page requests may be waiting at the session's channel.
     var hasPageRequests = false
     var workers = Workers()
@@ -67,12 +69,20 @@ struct EngineState {
     }
 
     func isCurrent(_ session: EngineSession) -> Bool { session.epoch == epoch && self.session === session }
+
+    /// Whether there is a session, as the driver sees it: while the device is enabled the one of this enabling, otherwise
+    /// one that has not ended.
+    private var isReady: Bool {
+        guard isKnown, let session else { return false }
+        return registers[.control] == 0 || isCurrent(session)
+    }
 }
 
 /// The bus.
 extension EngineState {
-    mutating func readRegister(at offset: Int, byteCount: Int, _ waits: WaitStatistics.Counts) -> UInt64 {
+    mutating func readRegister(at offset: Int, byteCount: Int) -> UInt64 {
         let (rings, status) = (rings, errors.union(isReady ? .ready : []))
+        let waits = statistics.counts
         return registers.read(at: offset, byteCount: byteCount) { register in
             switch register {
             case .status: status.rawValue
@@ -138,7 +148,8 @@ extension EngineState {
         registers = RegisterBank(registers.map)
         errors = []
         rings = nil
-        isReady = false
+        isKnown = false
+        statistics = WaitStatistics()
         lastSilenced = epoch
         epoch += 1
     }
@@ -151,7 +162,7 @@ extension EngineState {
 extension EngineState {
     enum ControlStep {
         /// Make a session.
-        case begin(epoch: Int, hasPageRequests: Bool)
+        case begin(epoch: Int, hasPageRequests: Bool, WaitStatistics)
         case command(EngineSession, IOVA)
         /// Put page requests into the ring, as many as there is room for.
         case deliver(EngineSession, Ring)
@@ -165,7 +176,7 @@ extension EngineState {
         guard let session else {
             if isEnding { return .exit }
             guard let rings else { return nil }
-            return .begin(epoch: epoch, hasPageRequests: rings.pageRequest != nil)
+            return .begin(epoch: epoch, hasPageRequests: rings.pageRequest != nil, statistics)
         }
         guard !isEnding, isCurrent(session), let rings else {
             return .end(session, isHeard(session) && !isEnding ? .orderly : .surprise)
@@ -188,8 +199,7 @@ extension EngineState {
     /// - Parameter new: `nil` when the one there was has ended.
     mutating func setSession(_ new: EngineSession?) {
         session = new
-        hasPageRequests = false
-        isReady = new.map(isCurrent) ?? false
+        isKnown = new.map(isCurrent) ?? false
     }
 }
 
