@@ -14,17 +14,42 @@ extension EngineSession {
         case .copy(let source, let destination):
             let from = try pasid(of: source, .source)
             let to = try pasid(of: destination, .address)
-            while let piece = source.range.piece(after: done) {
-                try read(piece, from, into: &buffer)
-                done += try write(buffer, at: destination.range.piece(after: done), to)
+            try inPieces(of: source.range.byteCount, &done) { (done, count) throws(EngineFailure) in
+                try read(source.range.piece(after: done, count), from, into: &buffer)
+                try write(buffer, from: 0, at: destination.range.piece(after: done, count), to)
             }
         case .fill(let destination, let pattern):
             let to = try pasid(of: destination, .address)
-            // A piece holds the pattern a whole number of times, so each begins with its first byte.
             for index in buffer.indices {
                 buffer[index] = UInt8(truncatingIfNeeded: pattern >> UInt64(index % 8 * 8))
             }
-            while let piece = destination.range.piece(after: done) { done += try write(buffer, at: piece, to) }
+            try inPieces(of: destination.range.byteCount, &done) { (done, count) throws(EngineFailure) in
+                // A whole piece begins with the first byte of the pattern; a part of one may begin anywhere.
+                try write(buffer, from: Int(done % 8), at: destination.range.piece(after: done, count), to)
+            }
+        }
+    }
+
+    /// Goes through a piece of work.
+    ///
+    /// Who reaches memory does not say how far it came, so a piece that does not get through is tried again in halves, until
+    /// it is known which byte it is. Not if nobody answered: that may take as long each time.
+    ///
+    /// - Parameter body: transfers `count` bytes after the first `done`; what it throws is about the first of them.
+    private func inPieces(
+        of byteCount: UInt64, _ done: inout UInt64,
+        _ body: (_ done: UInt64, _ count: UInt64) throws(EngineFailure) -> Void
+    ) throws(EngineFailure) {
+        var limit = UInt64(CopyEngine.pieceByteCount)
+        while done < byteCount {
+            let count = min(byteCount - done, limit)
+            do throws(EngineFailure) {
+                try body(done, count)
+                done += count
+            } catch {
+                guard error.isUnreachableMemory, count > 1 else { throw error }
+                limit = count / 2
+            }
         }
     }
 
@@ -51,18 +76,17 @@ extension EngineSession {
         }
     }
 
-    /// - Returns: how many bytes were written; none for no piece.
-    private func write(_ buffer: [UInt8], at piece: IOVARange?, _ pasid: PASID?) throws(EngineFailure) -> UInt64 {
-        guard let piece else { return 0 }
+    private func write(
+        _ buffer: [UInt8], from start: Int, at piece: IOVARange, _ pasid: PASID?
+    ) throws(EngineFailure) {
         do throws(AccessFailure) {
             unsafe try buffer.span.withUnsafeBytes { (bytes) throws(AccessFailure) in
-                let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[..<Int(piece.byteCount)])
+                let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[start..<start + Int(piece.byteCount)])
                 unsafe try device.write(part, to: piece.first, pasid: pasid)
             }
         } catch {
             throw EngineFailure(error, about: .address) { firstFault(in: piece, pasid, .write) }
         }
-        return piece.byteCount
     }
 
     /// The first address of a piece that cannot be reached; that of the piece when all of it is mapped.
@@ -73,12 +97,9 @@ extension EngineSession {
 }
 
 extension IOVARange {
-    /// What is transferred next, once so many bytes have been; `nil` when all have.
-    fileprivate func piece(after done: UInt64) -> IOVARange? {
-        let left = byteCount - done
-        guard left > 0 else { return nil }
+    /// `count` of its bytes after the first `done`.
+    fileprivate func piece(after done: UInt64, _ count: UInt64) -> IOVARange {
         let start = first.rawValue + done
-        let count = min(left, UInt64(CopyEngine.pieceByteCount))
         return IOVARange(first: IOVA(start), last: IOVA(start + (count - 1)))
     }
 }

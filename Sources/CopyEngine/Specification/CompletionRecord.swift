@@ -64,6 +64,9 @@ struct EngineFailure: Error, Sendable {
         self.faultAddress = faultAddress?.rawValue ?? 0
     }
 
+    /// Whether memory refused an access, and not because nobody answered in time.
+    var isUnreachableMemory: Bool { status == .noMemory && error != DMAError.inputOutput.errno }
+
     static let invalidDescriptor = EngineFailure(.invalidDescriptor)
     static let overlap = EngineFailure(.overlap)
     static let aborted = EngineFailure(.aborted)
