@@ -32,23 +32,27 @@ extension EngineSession {
 
     /// Goes through a piece of work.
     ///
-    /// Who reaches memory does not say how far it came, so a piece that does not get through is tried again in halves, until
-    /// it is known which byte it is. Not if nobody answered: that may take as long each time.
+    /// Memory does not say how far an access came, so a piece that does not get through is tried again page by page, of the
+    /// operand that failed. Not if nobody answered: that may take as long each time.
     ///
-    /// - Parameter body: transfers `count` bytes after the first `done`; what it throws is about the first of them.
+    /// - Parameter body: transfers `count` bytes after the first `done`; of memory that cannot be reached it names the first
+    ///   of them.
     private func inPieces(
         of byteCount: UInt64, _ done: inout UInt64,
         _ body: (_ done: UInt64, _ count: UInt64) throws(EngineFailure) -> Void
     ) throws(EngineFailure) {
-        var limit = UInt64(CopyEngine.pieceByteCount)
+        // Where operands begin, of which a piece is to be in one page.
+        var paged: [UInt64] = []
         while done < byteCount {
-            let count = min(byteCount - done, limit)
+            var count = min(byteCount - done, UInt64(CopyEngine.pieceByteCount))
+            for first in paged { count = min(count, CopyEngine.pageSize - (first &+ done) % CopyEngine.pageSize) }
             do throws(EngineFailure) {
                 try body(done, count)
                 done += count
             } catch {
-                guard error.isUnreachableMemory, count > 1 else { throw error }
-                limit = count / 2
+                let restOfPage = CopyEngine.pageSize - error.faultAddress % CopyEngine.pageSize
+                guard error.isUnreachableMemory, count > restOfPage else { throw error }
+                paged.append(error.faultAddress &- done)
             }
         }
     }

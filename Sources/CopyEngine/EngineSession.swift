@@ -58,7 +58,11 @@ final class EngineSession: Sendable {
     func end(_ manner: SVADevice.Manner, finishWork: () -> Void) {
         device.remove(manner, finishWork: finishWork)
         channel?.close()
-        spaces.withLock { $0 = [:] }
+        // Let go of without the lock, as they revoke what is mapped.
+        _ = spaces.withLock { spaces in
+            defer { spaces = [:] }
+            return spaces
+        }
     }
 }
 

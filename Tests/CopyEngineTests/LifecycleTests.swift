@@ -69,6 +69,8 @@ private typealias Status = CopyEngineDriver.Status
             try driver.command(.create(5, hasDemandPaging: true))
             try driver.write(Register.pageRing + Register.head, 1)
             #expect(try driver.status == Status.ready | Status.pageRingError)
+            // Commands come after page requests.
+            try driver.command(.init())
             #expect(try driver.work(.fill(5, at: 0, pattern: 1, length: 8)).status == 9)
             try driver.command(.map(5, at: 0, to: driver.memoryPage(0)))
             #expect(try driver.work(.fill(5, at: 0, pattern: 1, length: 8)) == Completion(bytes: 8))

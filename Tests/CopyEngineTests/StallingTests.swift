@@ -11,7 +11,6 @@ private typealias Status = CopyEngineDriver.Status
 @Suite struct `Memory that does not answer` {
     private static let stalled = StallingRoute.address
 
-    /// What takes pages away, and whether the address space is gone then.
     @Test(arguments: [Descriptor.unmap(3, at: 0x8000), .destroy(3)])
     func `an unmap or destruction completes when no transfer is in its pages any more`(
         command: CopyEngineDriver.Descriptor
@@ -35,11 +34,12 @@ private typealias Status = CopyEngineDriver.Status
 
     @Test func `a reset waits for no transfer, and what was under way completes nowhere`() throws {
         try withStallingDriver { driver, memory in
-            let fill = try driver.submit(.fill(0, at: Self.stalled, pattern: 1, length: 64), .work)
+            var descriptor = Descriptor.fill(0, at: Self.stalled, pattern: 1, length: 64)
+            descriptor.flags = Descriptor.interrupt
+            let fill = try driver.submit(descriptor, .work)
             memory.wait(forTransfers: 1)
             try driver.client.reset()
             #expect(try driver.status == 0)
-            // A function that is not done with its accesses says so. PCI Express device status
             try driver.client.writeRegister(UInt16(6), region: 7, at: 4)
             try driver.start()
             #expect(try driver.status == 0)
@@ -47,6 +47,7 @@ private typealias Status = CopyEngineDriver.Status
             try driver.wait { try driver.status == Status.ready }
             #expect(try driver.work(.init()) == Completion())
             #expect(driver.completion(of: fill) == nil)
+            for counter in driver.counters { #expect(counter.drain() == 0) }
         }
     }
 
