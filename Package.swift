@@ -144,7 +144,8 @@ let package = Package(
         .target(
             name: "FuzzBodies",
             dependencies: [
-                "BlockStorage", "CLinuxShims", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI",
+                "BlockStorage", "CLinuxShims", "CopyEngine", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost",
+                "NVMe", "PCI",
                 "VFIOUserCheck", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserWire", "Virtio",
                 "VirtioEcho", "VirtioEntropy",
             ],
@@ -160,7 +161,7 @@ let package = Package(
             name: "Benchmarks",
             dependencies: [
                 "BlockStorage", "CBaselines", "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "IOMMUTestDriver",
-                "LinuxHost", "NVMe", "PCI", "VFIOUserServer", "VirtioIOMMU",
+                "LinuxHost", "NVMe", "PCI", "SVA", "VFIOUserServer", "VirtioIOMMU",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             path: "Tests/Benchmarks/Benchmarks",
