@@ -100,47 +100,49 @@ extension EngineState {
 
     /// - Returns: whether an error bit has been set that was not.
     mutating func writeRegister(_ value: UInt64, at offset: Int, byteCount: Int) -> Bool {
-        let before = errors
-        for write in registers.write(value, at: offset, byteCount: byteCount) { act(on: write) }
-        return !errors.isSubset(of: before)
+        var hasNews = false
+        for write in registers.write(value, at: offset, byteCount: byteCount) where act(on: write) { hasNews = true }
+        return hasNews
     }
 
-    private mutating func act(on write: RegisterWrite<CopyEngineRegister>) {
+    /// Whether an error bit has been set that was not.
+    private mutating func act(on write: RegisterWrite<CopyEngineRegister>) -> Bool {
         switch write.id {
         case .control:
-            guard write.new != write.old else { return }
+            guard write.new != write.old else { return false }
             epoch += 1
             rings = nil
-            if write.new == 1 { enable() }
+            return write.new == 1 && !enable()
         case .commandRingTail:
-            guard rings?.command.setTail(write.new) == false else { return }
-            errors.insert(.commandRingError)
+            return rings?.command.setTail(write.new) == false && note(.commandRingError)
         case .workRingTail:
-            guard rings?.work.setTail(write.new) == false else { return }
-            errors.insert(.workRingError)
+            return rings?.work.setTail(write.new) == false && note(.workRingError)
         case .pageRequestRingHead:
-            guard rings?.pageRequest?.setHead(write.new) == false else { return }
-            errors.insert(.pageRequestRingError)
-            hasPageRequests = true
-        default: break
+            return rings?.pageRequest?.setHead(write.new) == false && note(.pageRequestRingError)
+        default: return false
         }
     }
 
-    private mutating func enable() {
+    /// Whether the rings that the driver has described can be.
+    private mutating func enable() -> Bool {
         errors = []
         for index in [.commandRingTail, .workRingTail, .pageRequestRingHead] as [CopyEngineRegister] {
             registers[index] = 0
         }
         rings = Rings(registers)
         if rings == nil { errors = .configurationError }
+        return rings != nil
     }
 
     /// Notes an error of a session. Whether it is news to the driver.
     mutating func note(_ error: EngineStatus, of session: EngineSession) -> Bool {
-        guard isCurrent(session), !errors.contains(error) else { return false }
-        errors.insert(error)
+        isCurrent(session) && note(error)
+    }
+
+    private mutating func note(_ error: EngineStatus) -> Bool {
+        // The requests that wait are refused.
         if error == .pageRequestRingError { hasPageRequests = true }
-        return true
+        return errors.insert(error).inserted
     }
 
     /// Back to power-on; a session that there is will be ended, and is silent from now on.
