@@ -76,7 +76,7 @@ extension EngineSession {
                 unsafe try device.read(piece, pasid: pasid, into: part)
             }
         } catch {
-            throw EngineFailure(error, about: .source) { firstFault(in: piece, pasid, .read) }
+            throw EngineFailure(error, about: .source, in: piece) { firstFault(in: piece, pasid, .read) }
         }
     }
 
@@ -89,7 +89,7 @@ extension EngineSession {
                 unsafe try device.write(part, to: piece.first, pasid: pasid)
             }
         } catch {
-            throw EngineFailure(error, about: .address) { firstFault(in: piece, pasid, .write) }
+            throw EngineFailure(error, about: .address, in: piece) { firstFault(in: piece, pasid, .write) }
         }
     }
 
