@@ -17,14 +17,16 @@ public final class CopyEngine: PCIDeviceModel {
         /// What PASIDs may be below.
         public static let pasidLimits = 2...(1 << 20)
         public static let workerLimits = 1...64
+        public static let mappingLimits = 1...(1 << 24)
 
-        /// PASIDs are below.
+        /// PASIDs are below. An address space takes about twenty kilobytes, so this bounds what a driver makes the device
+        /// take in one session.
         public var pasidLimit = 1 << 10
         /// How many pieces of work are under way at a time, those that wait for pages among them.
         public var workers = 4
         /// How long a page request waits for the driver's answer.
         public var pageTimeout: Duration = .seconds(10)
-        /// How many mappings all address spaces may have together.
+        /// How many mappings all address spaces may have together. Each takes a few hundred bytes.
         public var maximumMappings = 1 << 20
 
         public init() {}
@@ -51,6 +53,7 @@ public final class CopyEngine: PCIDeviceModel {
     ) throws(Errno) -> PCIFunction<CopyEngine> {
         precondition(Options.pasidLimits.contains(options.pasidLimit), "PASIDs have at most 20 bits")
         precondition(Options.workerLimits.contains(options.workers), "the options have a valid worker number")
+        precondition(Options.mappingLimits.contains(options.maximumMappings), "the options have a valid mapping number")
         return try PCIFunction(description, route: route) { (port) throws(Errno) in
             try CopyEngine(port: port, options)
         }

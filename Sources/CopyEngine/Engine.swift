@@ -15,7 +15,6 @@ final class Engine: Sendable {
     let port: PCIPort
     private let options: CopyEngine.Options
     private let faultQueue: FaultQueue
-    private let statistics = WaitStatistics()
     private let state: Monitor<EngineState>
 
     init(port: PCIPort, _ options: CopyEngine.Options, _ faultQueue: FaultQueue) {
@@ -30,8 +29,7 @@ final class Engine: Sendable {
 extension Engine {
     func readRegister(at offset: UInt64, byteCount: Int) -> UInt64 {
         guard let offset = Int(exactly: offset) else { return 0 }
-        let waits = statistics.counts
-        return state.withLock { $0.readRegister(at: offset, byteCount: byteCount, waits) }
+        return state.withLock { $0.readRegister(at: offset, byteCount: byteCount) }
     }
 
     func writeRegister(_ value: UInt64, at offset: UInt64, byteCount: Int) {
@@ -42,10 +40,7 @@ extension Engine {
     }
 
     /// Back to power-on. The memory that work under way has is over, so nobody waits for it.
-    func reset() {
-        state.update { $0.reset() }
-        statistics.reset()
-    }
+    func reset() { state.update { $0.reset() } }
 
     var isExecuting: Bool { state.withLock { !$0.workers.isIdle } }
 
@@ -58,7 +53,7 @@ extension Engine {
     func runControl() {
         while true {
             switch state.wait({ $0.nextControlStep() }) {
-            case .begin(let epoch, let hasPageRequests): begin(epoch, hasPageRequests)
+            case .begin(let epoch, let hasPageRequests, let statistics): begin(epoch, hasPageRequests, statistics)
             case .command(let session, let address): takeCommand(session, at: address)
             case .deliver(let session, let ring): deliver(session, ring)
             case .refuseAll(let session): session.channel?.close()
@@ -68,13 +63,13 @@ extension Engine {
         }
     }
 
-    private func begin(_ epoch: Int, _ hasPageRequests: Bool) {
+    private func begin(_ epoch: Int, _ hasPageRequests: Bool, _ statistics: WaitStatistics) {
         // The channel keeps the state and not the engine: a thread of the fault queue may be the last to know it, and cannot
         // end the queue.
         let channel = hasPageRequests ? FaultChannel { [state] in state.update { $0.hasPageRequests = true } } : nil
         guard let memory = port.memory else {
-            // The client is gone, and with it whoever has enabled the device.
-            state.update { $0.reset() }
+            // The client is gone, and with it whoever has enabled the device. By now there may be another.
+            state.update { if $0.epoch == epoch { $0.reset() } }
             return
         }
         let session = EngineSession(epoch: epoch, memory, options, faultQueue, statistics, channel: channel)

@@ -14,17 +14,46 @@ extension EngineSession {
         case .copy(let source, let destination):
             let from = try pasid(of: source, .source)
             let to = try pasid(of: destination, .address)
-            while let piece = source.range.piece(after: done) {
-                try read(piece, from, into: &buffer)
-                done += try write(buffer, at: destination.range.piece(after: done), to)
+            try inPieces(of: source.range.byteCount, &done) { (done, count) throws(EngineFailure) in
+                try read(source.range.piece(after: done, count), from, into: &buffer)
+                try write(buffer, from: 0, at: destination.range.piece(after: done, count), to)
             }
         case .fill(let destination, let pattern):
             let to = try pasid(of: destination, .address)
-            // A piece holds the pattern a whole number of times, so each begins with its first byte.
             for index in buffer.indices {
                 buffer[index] = UInt8(truncatingIfNeeded: pattern >> UInt64(index % 8 * 8))
             }
-            while let piece = destination.range.piece(after: done) { done += try write(buffer, at: piece, to) }
+            try inPieces(of: destination.range.byteCount, &done) { (done, count) throws(EngineFailure) in
+                // A whole piece begins with the first byte of the pattern; a part of one may begin anywhere.
+                try write(buffer, from: Int(done % 8), at: destination.range.piece(after: done, count), to)
+            }
+        }
+    }
+
+    /// Goes through a piece of work.
+    ///
+    /// Memory does not say how far an access came, so a piece that does not get through is tried again page by page, of the
+    /// operand that failed. Not if nobody answered: that may take as long each time.
+    ///
+    /// - Parameter body: transfers `count` bytes after the first `done`; of memory that cannot be reached it names the first
+    ///   of them.
+    private func inPieces(
+        of byteCount: UInt64, _ done: inout UInt64,
+        _ body: (_ done: UInt64, _ count: UInt64) throws(EngineFailure) -> Void
+    ) throws(EngineFailure) {
+        // Where operands begin, of which a piece is to be in one page.
+        var paged: [UInt64] = []
+        while done < byteCount {
+            var count = min(byteCount - done, UInt64(CopyEngine.pieceByteCount))
+            for first in paged { count = min(count, CopyEngine.pageSize - (first &+ done) % CopyEngine.pageSize) }
+            do throws(EngineFailure) {
+                try body(done, count)
+                done += count
+            } catch {
+                let restOfPage = CopyEngine.pageSize - error.faultAddress % CopyEngine.pageSize
+                guard error.isUnreachableMemory, count > restOfPage else { throw error }
+                paged.append(error.faultAddress &- done)
+            }
         }
     }
 
@@ -47,22 +76,21 @@ extension EngineSession {
                 unsafe try device.read(piece, pasid: pasid, into: part)
             }
         } catch {
-            throw EngineFailure(error, about: .source) { firstFault(in: piece, pasid, .read) }
+            throw EngineFailure(error, about: .source, in: piece) { firstFault(in: piece, pasid, .read) }
         }
     }
 
-    /// - Returns: how many bytes were written; none for no piece.
-    private func write(_ buffer: [UInt8], at piece: IOVARange?, _ pasid: PASID?) throws(EngineFailure) -> UInt64 {
-        guard let piece else { return 0 }
+    private func write(
+        _ buffer: [UInt8], from start: Int, at piece: IOVARange, _ pasid: PASID?
+    ) throws(EngineFailure) {
         do throws(AccessFailure) {
             unsafe try buffer.span.withUnsafeBytes { (bytes) throws(AccessFailure) in
-                let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[..<Int(piece.byteCount)])
+                let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[start..<start + Int(piece.byteCount)])
                 unsafe try device.write(part, to: piece.first, pasid: pasid)
             }
         } catch {
-            throw EngineFailure(error, about: .address) { firstFault(in: piece, pasid, .write) }
+            throw EngineFailure(error, about: .address, in: piece) { firstFault(in: piece, pasid, .write) }
         }
-        return piece.byteCount
     }
 
     /// The first address of a piece that cannot be reached; that of the piece when all of it is mapped.
@@ -73,12 +101,9 @@ extension EngineSession {
 }
 
 extension IOVARange {
-    /// What is transferred next, once so many bytes have been; `nil` when all have.
-    fileprivate func piece(after done: UInt64) -> IOVARange? {
-        let left = byteCount - done
-        guard left > 0 else { return nil }
+    /// `count` of its bytes after the first `done`.
+    fileprivate func piece(after done: UInt64, _ count: UInt64) -> IOVARange {
         let start = first.rawValue + done
-        let count = min(left, UInt64(CopyEngine.pieceByteCount))
         return IOVARange(first: IOVA(start), last: IOVA(start + (count - 1)))
     }
 }

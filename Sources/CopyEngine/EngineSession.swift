@@ -58,7 +58,11 @@ final class EngineSession: Sendable {
     func end(_ manner: SVADevice.Manner, finishWork: () -> Void) {
         device.remove(manner, finishWork: finishWork)
         channel?.close()
-        spaces.withLock { $0 = [:] }
+        // Let go of without the lock, as they revoke what is mapped.
+        _ = spaces.withLock { spaces in
+            defer { spaces = [:] }
+            return spaces
+        }
     }
 }
 
@@ -75,7 +79,12 @@ extension EngineSession {
         case .map(let number, let range, let memory, let rights): try map(number, range, memory, rights)
         case .unmap(let number, let range):
             let space = try space(number)
-            return try refusing(about: .address, at: range.first) { () throws(DMAError) in try space.unmap(range) }
+            return try refusing(about: .address, at: range.first) { () throws(DMAError) in
+                // All or nothing, which an unmap of one range is not.
+                let byteCount = try space.unmapAll(in: [range])
+                guard byteCount > 0 else { throw .notFound }
+                return byteCount
+            }
         case .respond(let cookie, let isAccessible):
             try refusing(about: .source) { () throws(DMAError) in
                 guard let channel else { throw .invalid }

@@ -42,8 +42,10 @@ struct EngineState {
     private(set) var lastSilenced = -1
     /// The one there is, which may be over but not ended yet.
     var session: EngineSession?
-    /// Whether the driver has been told that there is a session.
-    private(set) var isReady = false
+    /// Whether the driver may know that there is a session, because it began in time, and without a reset since.
+    private var isKnown = false
+    /// What sessions count since the last reset. Each keeps the one it was begun with, and so counts nothing after it.
+    private(set) var statistics = WaitStatistics()
     /// Whether page requests may be waiting at the session's channel.
     var hasPageRequests = false
     var workers = Workers()
@@ -67,12 +69,20 @@ struct EngineState {
     }
 
     func isCurrent(_ session: EngineSession) -> Bool { session.epoch == epoch && self.session === session }
+
+    /// Whether there is a session, as the driver sees it: while the device is enabled the one of this enabling, otherwise
+    /// one that has not ended.
+    private var isReady: Bool {
+        guard isKnown, let session else { return false }
+        return registers[.control] == 0 || isCurrent(session)
+    }
 }
 
 /// The bus.
 extension EngineState {
-    mutating func readRegister(at offset: Int, byteCount: Int, _ waits: WaitStatistics.Counts) -> UInt64 {
+    mutating func readRegister(at offset: Int, byteCount: Int) -> UInt64 {
         let (rings, status) = (rings, errors.union(isReady ? .ready : []))
+        let waits = statistics.counts
         return registers.read(at: offset, byteCount: byteCount) { register in
             switch register {
             case .status: status.rawValue
@@ -90,47 +100,49 @@ extension EngineState {
 
     /// - Returns: whether an error bit has been set that was not.
     mutating func writeRegister(_ value: UInt64, at offset: Int, byteCount: Int) -> Bool {
-        let before = errors
-        for write in registers.write(value, at: offset, byteCount: byteCount) { act(on: write) }
-        return !errors.isSubset(of: before)
+        var hasNews = false
+        for write in registers.write(value, at: offset, byteCount: byteCount) where act(on: write) { hasNews = true }
+        return hasNews
     }
 
-    private mutating func act(on write: RegisterWrite<CopyEngineRegister>) {
+    /// Whether an error bit has been set that was not.
+    private mutating func act(on write: RegisterWrite<CopyEngineRegister>) -> Bool {
         switch write.id {
         case .control:
-            guard write.new != write.old else { return }
+            guard write.new != write.old else { return false }
             epoch += 1
             rings = nil
-            if write.new == 1 { enable() }
+            return write.new == 1 && !enable()
         case .commandRingTail:
-            guard rings?.command.setTail(write.new) == false else { return }
-            errors.insert(.commandRingError)
+            return rings?.command.setTail(write.new) == false && note(.commandRingError)
         case .workRingTail:
-            guard rings?.work.setTail(write.new) == false else { return }
-            errors.insert(.workRingError)
+            return rings?.work.setTail(write.new) == false && note(.workRingError)
         case .pageRequestRingHead:
-            guard rings?.pageRequest?.setHead(write.new) == false else { return }
-            errors.insert(.pageRequestRingError)
-            hasPageRequests = true
-        default: break
+            return rings?.pageRequest?.setHead(write.new) == false && note(.pageRequestRingError)
+        default: return false
         }
     }
 
-    private mutating func enable() {
+    /// Whether the rings that the driver has described can be.
+    private mutating func enable() -> Bool {
         errors = []
         for index in [.commandRingTail, .workRingTail, .pageRequestRingHead] as [CopyEngineRegister] {
             registers[index] = 0
         }
         rings = Rings(registers)
         if rings == nil { errors = .configurationError }
+        return rings != nil
     }
 
     /// Notes an error of a session. Whether it is news to the driver.
     mutating func note(_ error: EngineStatus, of session: EngineSession) -> Bool {
-        guard isCurrent(session), !errors.contains(error) else { return false }
-        errors.insert(error)
+        isCurrent(session) && note(error)
+    }
+
+    private mutating func note(_ error: EngineStatus) -> Bool {
+        // The requests that wait are refused.
         if error == .pageRequestRingError { hasPageRequests = true }
-        return true
+        return errors.insert(error).inserted
     }
 
     /// Back to power-on; a session that there is will be ended, and is silent from now on.
@@ -138,7 +150,8 @@ extension EngineState {
         registers = RegisterBank(registers.map)
         errors = []
         rings = nil
-        isReady = false
+        isKnown = false
+        statistics = WaitStatistics()
         lastSilenced = epoch
         epoch += 1
     }
@@ -151,7 +164,7 @@ extension EngineState {
 extension EngineState {
     enum ControlStep {
         /// Make a session.
-        case begin(epoch: Int, hasPageRequests: Bool)
+        case begin(epoch: Int, hasPageRequests: Bool, WaitStatistics)
         case command(EngineSession, IOVA)
         /// Put page requests into the ring, as many as there is room for.
         case deliver(EngineSession, Ring)
@@ -165,7 +178,7 @@ extension EngineState {
         guard let session else {
             if isEnding { return .exit }
             guard let rings else { return nil }
-            return .begin(epoch: epoch, hasPageRequests: rings.pageRequest != nil)
+            return .begin(epoch: epoch, hasPageRequests: rings.pageRequest != nil, statistics)
         }
         guard !isEnding, isCurrent(session), let rings else {
             return .end(session, isHeard(session) && !isEnding ? .orderly : .surprise)
@@ -188,8 +201,7 @@ extension EngineState {
     /// - Parameter new: `nil` when the one there was has ended.
     mutating func setSession(_ new: EngineSession?) {
         session = new
-        hasPageRequests = false
-        isReady = new.map(isCurrent) ?? false
+        isKnown = new.map(isCurrent) ?? false
     }
 }
 

@@ -72,24 +72,23 @@ final class MemoryWindow: RemoteMemory {
 /// All windows of the device between one enabling and the next: how many there are, and who waits for the end of one.
 final class MemoryWindows: Sendable {
     private let limit: Int
-    private let count = Atomic<Int>(0)
-    private let ends = Monitor(())
+    private let count = Monitor(0)
 
     init(limit: Int) {
         self.limit = limit
     }
 
     fileprivate func take() throws(DMAError) {
-        let new = count.add(1, ordering: .relaxed).newValue
-        guard new > limit else { return }
-        release()
-        throw .noSpace
+        try count.withLock { (count) throws(DMAError) in
+            guard count < limit else { throw .noSpace }
+            count += 1
+        }
     }
 
-    fileprivate func release() { count.subtract(1, ordering: .relaxed) }
+    fileprivate func release() { count.withLock { $0 -= 1 } }
 
     /// The last transfer of a window that was revoked has ended.
-    fileprivate func didEnd() { ends.update { _ in } }
+    fileprivate func didEnd() { count.update { _ in } }
 
-    fileprivate func wait(until isDone: () -> Bool) { ends.wait { _ in isDone() ? () : nil } }
+    fileprivate func wait(until isDone: () -> Bool) { count.wait { _ in isDone() ? () : nil } }
 }

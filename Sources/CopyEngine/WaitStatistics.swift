@@ -1,7 +1,7 @@
 import LinuxHost
 import SVA
 
-/// How long the device has waited for pages, since the last reset.
+/// How long the device has waited for pages, between one reset and the next.
 final class WaitStatistics: Sendable {
     struct Counts {
         var groupsAnswered: UInt64 = 0
@@ -20,8 +20,6 @@ final class WaitStatistics: Sendable {
     private let state = Monitor(State())
 
     var counts: Counts { state.withLock { $0.counts } }
-
-    func reset() { state.withLock { $0.counts = Counts() } }
 
     /// Takes what an `SVADevice` tells.
     func note(_ event: SVAEvent) {

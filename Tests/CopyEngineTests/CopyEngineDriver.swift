@@ -92,6 +92,12 @@ extension CopyEngineDriver {
     ///
     /// - Parameter misplaced: a ring that the device is told to look for elsewhere.
     func enable(hasPageRing: Bool = true, misplaced: UInt64? = nil) throws {
+        try start(hasPageRing: hasPageRing, misplaced: misplaced)
+        try wait { try status & Status.ready != 0 }
+    }
+
+    /// The same without waiting until it is ready.
+    func start(hasPageRing: Bool = true, misplaced: UInt64? = nil) throws {
         let rings = [
             (Register.commandRing, CopyEngineDriver.commandRing, ringSize),
             (Register.workRing, CopyEngineDriver.workRing, ringSize),
@@ -102,7 +108,6 @@ extension CopyEngineDriver {
         }
         (commandTail, workTail, pageHead) = (0, 0, 0)
         try write(Register.control, 1)
-        try wait { try status & Status.ready != 0 }
     }
 
     func disable() throws {

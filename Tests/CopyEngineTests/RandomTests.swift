@@ -149,15 +149,12 @@ private struct GuideModel {
 
     private mutating func unmap(_ pasid: UInt32, _ pages: Range<UInt64>) -> Completion {
         guard let space = spaces[pasid] else { return Completion(status: 5) }
-        let inside = space.mappings.filter { $0.pages.overlaps(pages) }.sorted { $0.page < $1.page }
-        var refused = Completion(status: 6, operand: 2, error: 2, faultAddress: pages.lowerBound * GuideModel.pageSize)
-        guard !inside.isEmpty else { return refused }
+        let inside = space.mappings.filter { $0.pages.overlaps(pages) }
+        guard !inside.isEmpty, inside.allSatisfy({ pages.contains($0.pages) }) else {
+            return Completion(status: 6, operand: 2, error: 2, faultAddress: pages.lowerBound * GuideModel.pageSize)
+        }
         var bytes: UInt64 = 0
         for mapping in inside {
-            guard pages.contains(mapping.pages) else {
-                refused.bytes = 0
-                return refused
-            }
             spaces[pasid]?.mappings.removeAll { $0.page == mapping.page }
             bytes += UInt64(mapping.count) * GuideModel.pageSize
         }

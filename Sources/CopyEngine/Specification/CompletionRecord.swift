@@ -64,16 +64,24 @@ struct EngineFailure: Error, Sendable {
         self.faultAddress = faultAddress?.rawValue ?? 0
     }
 
+    /// Whether memory refused an access, and not because nobody answered in time.
+    var isUnreachableMemory: Bool { status == .noMemory && error != DMAError.inputOutput.errno }
+
     static let invalidDescriptor = EngineFailure(.invalidDescriptor)
     static let overlap = EngineFailure(.overlap)
     static let aborted = EngineFailure(.aborted)
 
-    /// - Parameter address: finds the first address that could not be reached.
-    init(_ failure: AccessFailure, about operand: CompletionRecord.Operand, at address: () -> IOVA) {
+    /// - Parameters:
+    ///   - range: what was accessed; in memory nobody knows how far.
+    ///   - address: finds the first address in it that the address space does not let through.
+    init(
+        _ failure: AccessFailure, about operand: CompletionRecord.Operand, in range: IOVARange,
+        at address: () -> IOVA
+    ) {
         switch failure {
         case .memory(let error) where error == .notFound || error == .notPermitted || error == .invalid:
             self.init(.notMapped, error, about: operand, at: address())
-        case .memory(let error): self.init(.noMemory, error, about: operand, at: address())
+        case .memory(let error): self.init(.noMemory, error, about: operand, at: range.first)
         case .refused: self.init(.pageRefused, about: operand, at: address())
         case .timedOut: self.init(.pageRefused, .other(errno: 110), about: operand, at: address())
         case .failed: self.init(.pageRequestsFailed, about: operand, at: address())
