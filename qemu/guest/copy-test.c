@@ -1,0 +1,337 @@
+/*
+ * copy-test: copies between two address spaces of the copy engine, no page of which is mapped before the engine asks
+ * for it, and looks at every byte.
+ *
+ *     copy-test 0000:00:03.0 copy|refuse|partly-refuse|never-answer [MIB]
+ *
+ *     copy           MIB MiB (64), every page of both sides faulted in; tells how fast, and how long page requests took
+ *     refuse         the same with all pages of one side refused: that fails and nothing else does
+ *     partly-refuse  the same with every sixteenth page of the source refused
+ *     never-answer   page requests that nobody answers; the device had better be told to wait for one second only
+ *
+ * The device is reached through VFIO if there is an IOMMU in front of it, otherwise by physical addresses.
+ */
+#include "copy-transfer.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MIB (1u << 20)
+#define SOURCE_PASID 5u
+#define DESTINATION_PASID 700u
+#define MAPPED_SOURCE_PASID 1u
+#define SOURCE_BASE 0x7f5400000000ull
+/* The destination ends where all addresses end. */
+#define DESTINATION_END 0ull
+#define NOT_MAPPED_BYTES 5000u
+
+/* Two address spaces, between which is copied. */
+struct pair {
+    struct space source, destination;
+};
+
+static void make_pair(
+    struct pager *pager, struct pair *pair, uint32_t source, uint32_t destination, size_t size, bool has_demand_paging)
+{
+    uint32_t pages = (uint32_t)(size / PAGE_SIZE);
+    space_make(pager, &pair->source, source, RIGHT_READ, SOURCE_BASE, pages, has_demand_paging);
+    space_make(
+        pager, &pair->destination, destination, RIGHT_WRITE, DESTINATION_END - size, pages, has_demand_paging);
+}
+
+static void destroy_pair(struct pager *pager, struct pair *pair)
+{
+    space_destroy(pager, &pair->source);
+    space_destroy(pager, &pair->destination);
+}
+
+static int compare(const void *one, const void *two)
+{
+    uint64_t a = *(const uint64_t *)one, b = *(const uint64_t *)two;
+    return (a > b) - (a < b);
+}
+
+/* What the device and the program count of page requests. */
+struct counts {
+    uint64_t answered, refused, waited;
+    uint64_t groups, requests, again;
+};
+
+static struct counts count(const struct pager *pager)
+{
+    return (struct counts) {
+        .answered = engine_read64(pager->engine, ENGINE_GROUPS_ANSWERED),
+        .refused = engine_read64(pager->engine, ENGINE_GROUPS_REFUSED),
+        .waited = engine_read64(pager->engine, ENGINE_NANOSECONDS_WAITED),
+        .groups = pager->groups,
+        .requests = pager->requests,
+        .again = pager->requests_again,
+    };
+}
+
+static void print_requests(struct pager *pager, struct counts before, struct counts after)
+{
+    uint64_t groups = after.groups - before.groups;
+    if (pager->latency_count != groups || groups == 0)
+        fail("%llu groups and %zu answers", (unsigned long long)groups, pager->latency_count);
+    qsort(pager->latencies, pager->latency_count, sizeof(*pager->latencies), compare);
+    printf("page requests served: %llu in %llu groups; us from group to answer read: median %.1f, 99 %% within %.1f,"
+           " longest %.1f; us waited by the device: mean %.1f, longest %.1f\n",
+        (unsigned long long)(after.requests - before.requests), (unsigned long long)groups,
+        (double)pager->latencies[groups / 2] / 1e3, (double)pager->latencies[groups * 99 / 100] / 1e3,
+        (double)pager->latencies[groups - 1] / 1e3, (double)(after.waited - before.waited) / (double)groups / 1e3,
+        (double)engine_read64(pager->engine, ENGINE_LONGEST_WAIT) / 1e3);
+}
+
+/* Each page was asked for, and what the device has mapped now is what was asked for. */
+static void check_pages(struct pager *pager, struct space *space)
+{
+    for (uint32_t page = 0; page < space->pages; page++)
+        if (space->asked[page] == 0)
+            fail("page %u of PASID %u was never asked for", page, space->pasid);
+    if (space_unmap(pager, space, 0, space->pages) != space->pages)
+        fail("not all pages of PASID %u were mapped", space->pasid);
+}
+
+static void copy(struct pager *pager, size_t size)
+{
+    struct pair pair;
+    make_pair(pager, &pair, SOURCE_PASID, DESTINATION_PASID, size, true);
+    struct counts before = count(pager);
+    pager->latency_count = 0;
+    struct transfer transfer = transfer_of(pager, &pair.source, &pair.destination, MIB);
+    uint64_t start = now();
+    transfer_run(&transfer);
+    double seconds = (double)(now() - start) / 1e9;
+    expect_success(&transfer, "copying with page requests");
+    for (uint32_t piece = 0; piece < transfer_pieces(&transfer); piece++)
+        expect_copied(&transfer, piece, 0, transfer_piece_length(&transfer, piece));
+    struct counts after = count(pager);
+    printf("ok: %zu MiB from PASID %u to PASID %u, every page faulted in and every byte right: %.2f s, %.1f MiB/s\n",
+        size / MIB, SOURCE_PASID, DESTINATION_PASID, seconds, (double)size / MIB / seconds);
+    print_requests(pager, before, after);
+    if (after.answered - before.answered != after.groups - before.groups || after.refused != before.refused)
+        fail("the device has counted %llu groups answered, %llu refused",
+            (unsigned long long)(after.answered - before.answered),
+            (unsigned long long)(after.refused - before.refused));
+    if (after.again != before.again)
+        fail("%llu pages were asked for again", (unsigned long long)(after.again - before.again));
+    check_pages(pager, &pair.source);
+    check_pages(pager, &pair.destination);
+    printf("ok: each of the %u pages of both sides was asked for once, and those were mapped and no others\n",
+        pair.source.pages);
+    destroy_pair(pager, &pair);
+    check_frames(&pager->frames, "after copying");
+}
+
+static bool each(uint32_t page)
+{
+    (void)page;
+    return true;
+}
+
+static bool every_sixteenth(uint32_t page)
+{
+    return page % 16 == 11;
+}
+
+/* The first byte of those from one to another that is in a page for refusal; the other if there is none. */
+static uint64_t first_refused(uint64_t from, uint64_t to)
+{
+    while (from < to && !every_sixteenth((uint32_t)(from / PAGE_SIZE)))
+        from += PAGE_SIZE - from % PAGE_SIZE;
+    return from < to ? from : to;
+}
+
+static void refuse_a_side(struct pager *pager, size_t size, uint8_t operand)
+{
+    struct pair pair;
+    make_pair(pager, &pair, SOURCE_PASID, DESTINATION_PASID, size, true);
+    *(operand == OPERAND_SOURCE ? &pair.source.refuses : &pair.destination.refuses) = each;
+    struct counts before = count(pager);
+    struct transfer transfer = transfer_of(pager, &pair.source, &pair.destination, MIB);
+    transfer_run(&transfer);
+    for (uint32_t piece = 0; piece < transfer_pieces(&transfer); piece++) {
+        bool is_source = operand == OPERAND_SOURCE;
+        expect_record(transfer_record(&transfer, piece),
+            (struct completion) {
+                .status = STATUS_PAGE_REFUSED,
+                .operand = operand,
+                .tag = piece,
+                .fault = is_source ? transfer_source(&transfer, piece) : transfer_destination(&transfer, piece),
+            },
+            "a copy whose pages are refused");
+        expect_untouched(&transfer, piece, 0, transfer_piece_length(&transfer, piece));
+    }
+    uint64_t refused = count(pager).refused - before.refused;
+    if (refused < transfer_pieces(&transfer))
+        fail("the device has counted %llu groups refused", (unsigned long long)refused);
+    printf("ok: the %s refused: %u copies have failed at their first byte, as %llu groups were; nothing is written\n",
+        operand == OPERAND_SOURCE ? "source" : "destination", transfer_pieces(&transfer),
+        (unsigned long long)refused);
+    destroy_pair(pager, &pair);
+}
+
+/* Work in address spaces without demand paging, which never asks. */
+static void copy_mapped(struct pager *pager, size_t size)
+{
+    struct pair pair;
+    make_pair(pager, &pair, MAPPED_SOURCE_PASID, pager->engine->pasid_limit - 1, size, false);
+    space_map(pager, &pair.source);
+    space_map(pager, &pair.destination);
+    struct counts before = count(pager);
+    struct transfer transfer = transfer_of(pager, &pair.source, &pair.destination, size / 2);
+    transfer_run(&transfer);
+    expect_success(&transfer, "copying what is mapped");
+    for (uint32_t piece = 0; piece < transfer_pieces(&transfer); piece++)
+        expect_copied(&transfer, piece, 0, transfer_piece_length(&transfer, piece));
+    printf("ok: %zu KiB that were mapped before are copied\n", size / 1024);
+
+    space_refill(pager, &pair.destination, 0);
+    uint32_t page = pair.source.pages / 2 + 1;
+    space_unmap(pager, &pair.source, page, 1);
+    transfer = transfer_of(pager, &pair.source, &pair.destination, NOT_MAPPED_BYTES);
+    transfer.from_offset = (uint64_t)page * PAGE_SIZE - NOT_MAPPED_BYTES + 1;
+    transfer.length = NOT_MAPPED_BYTES;
+    transfer_run(&transfer);
+    expect_record(transfer_record(&transfer, 0),
+        (struct completion) {
+            .status = STATUS_NOT_MAPPED,
+            .operand = OPERAND_SOURCE,
+            .bytes = NOT_MAPPED_BYTES - 1,
+            .fault = transfer_source(&transfer, 0) + NOT_MAPPED_BYTES - 1,
+        },
+        "a copy from what is not mapped");
+    if (count(pager).groups != before.groups)
+        fail("page requests in an address space without demand paging");
+    printf("ok: a copy has failed at its last byte, the first that was not mapped, and asked for nothing\n");
+    destroy_pair(pager, &pair);
+}
+
+static void refuse(struct pager *pager, size_t size)
+{
+    refuse_a_side(pager, size, OPERAND_SOURCE);
+    refuse_a_side(pager, size, OPERAND_ADDRESS);
+    copy_mapped(pager, MIB);
+    copy(pager, size);
+    check_frames(&pager->frames, "after work that was refused");
+}
+
+/* Pieces of three pages that begin within one. */
+static void partly_refuse(struct pager *pager, size_t size)
+{
+    struct pair pair;
+    make_pair(pager, &pair, SOURCE_PASID, DESTINATION_PASID, size, true);
+    pair.source.refuses = every_sixteenth;
+    struct transfer transfer = transfer_of(pager, &pair.source, &pair.destination, 3 * PAGE_SIZE);
+    transfer.from_offset = 100;
+    transfer.to_offset = 333;
+    transfer.length -= PAGE_SIZE;
+    transfer_run(&transfer);
+    uint32_t failed = 0;
+    for (uint32_t piece = 0; piece < transfer_pieces(&transfer); piece++) {
+        uint64_t length = transfer_piece_length(&transfer, piece), right = length;
+        uint64_t offset = transfer_source(&transfer, piece) - pair.source.base;
+        uint64_t refused = first_refused(offset, offset + length);
+        struct completion expected = { .status = STATUS_SUCCESS, .tag = piece };
+        if (refused < offset + length) {
+            right = refused - offset;
+            expected.status = STATUS_PAGE_REFUSED;
+            expected.operand = OPERAND_SOURCE;
+            expected.fault = pair.source.base + refused;
+            failed++;
+        }
+        expected.bytes = right;
+        expect_record(transfer_record(&transfer, piece), expected, "a copy of pages of which some are refused");
+        expect_copied(&transfer, piece, 0, right);
+        expect_untouched(&transfer, piece, right, length - right);
+    }
+    printf("ok: of %u copies those %u have failed that met a refused page, there and not before\n",
+        transfer_pieces(&transfer), failed);
+    destroy_pair(pager, &pair);
+    copy(pager, MIB);
+}
+
+static void never_answer(struct pager *pager, size_t size)
+{
+    struct pair pair;
+    make_pair(pager, &pair, SOURCE_PASID, DESTINATION_PASID, size, true);
+    struct transfer transfer = transfer_of(pager, &pair.source, &pair.destination, MIB);
+    pager->is_deaf = true;
+    uint64_t start = now();
+    transfer_run(&transfer);
+    for (uint32_t piece = 0; piece < transfer_pieces(&transfer); piece++) {
+        const struct completion *record = transfer_record(&transfer, piece);
+        if (record->status != STATUS_PAGE_REFUSED || record->bytes != 0)
+            fail("a copy whose page requests are not answered: status %u, %llu bytes", record->status,
+                (unsigned long long)record->bytes);
+        expect_untouched(&transfer, piece, 0, transfer_piece_length(&transfer, piece));
+    }
+    printf("ok: %u copies have failed after %.1f s, as %llu groups were not answered\n", transfer_pieces(&transfer),
+        (double)(now() - start) / 1e9, (unsigned long long)pager->groups);
+    pager->is_deaf = false;
+
+    for (uint16_t options = OPTION_PAGES_ARE_THERE; options <= OPTION_REFUSED; options++) {
+        struct descriptor late = { .opcode = OPCODE_ANSWER, .options = options, .source = pager->last_cookie };
+        const struct completion *record = command_and_wait(pager->engine, late, "a late answer");
+        if (record->status != STATUS_REFUSED || record->error != EINVAL)
+            fail("a late answer: status %u, error %u", record->status, record->error);
+    }
+    printf("ok: a late answer is refused\n");
+    destroy_pair(pager, &pair);
+    copy(pager, MIB);
+
+    struct descriptor again = { .opcode = OPCODE_ANSWER, .source = pager->last_cookie };
+    const struct completion *record = command_and_wait(pager->engine, again, "a second answer");
+    if (record->status != STATUS_REFUSED || record->error != EINVAL)
+        fail("a second answer: status %u, error %u", record->status, record->error);
+    printf("ok: so is a second one\n");
+}
+
+static void check_interrupts(const struct engine *engine)
+{
+    const uint64_t *counts = engine->interrupts;
+    if (engine->pci.container < 0)
+        return;
+    printf("interrupts: %llu for commands, %llu for work, %llu for page requests\n",
+        (unsigned long long)counts[VECTOR_COMMAND], (unsigned long long)counts[VECTOR_WORK],
+        (unsigned long long)counts[VECTOR_PAGE_REQUEST]);
+    if (!counts[VECTOR_COMMAND] || !counts[VECTOR_WORK] || !counts[VECTOR_PAGE_REQUEST] || counts[VECTOR_ERROR])
+        fail("not those three interrupts and no others");
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        void (*run)(struct pager *, size_t);
+        unsigned long mebibytes;
+    } modes[] = {
+        { "copy", copy, 64 },
+        { "refuse", refuse, 8 },
+        { "partly-refuse", partly_refuse, 4 },
+        { "never-answer", never_answer, 4 },
+    };
+    unsigned long mebibytes = argc == 4 ? strtoul(argv[3], NULL, 10) : 0;
+    for (size_t i = 0; argc >= 3 && argc <= 4 && i < sizeof(modes) / sizeof(modes[0]); i++) {
+        if (strcmp(argv[2], modes[i].name) != 0 || (argc == 4 && (mebibytes < 1 || mebibytes > 128)))
+            continue;
+        setvbuf(stdout, NULL, _IOLBF, 0);
+        size_t size = (argc == 4 ? mebibytes : modes[i].mebibytes) * MIB;
+        struct engine engine;
+        struct pager pager;
+        engine_open(&engine, argv[1]);
+        pager_open(&pager, &engine, (uint32_t)(size / PAGE_SIZE * 2));
+        engine_enable(&engine);
+        modes[i].run(&pager, size);
+        engine_check_errors(&engine);
+        engine_disable(&engine);
+        check_interrupts(&engine);
+        printf("all right\n");
+        return 0;
+    }
+    fprintf(stderr, "usage: copy-test ADDRESS copy|refuse|partly-refuse|never-answer [MIB]\n");
+    return 64;
+}
