@@ -80,16 +80,17 @@ let package = Package(
         library("BlockStorage", ["LinuxHost"]),
         library("NVMe", ["BlockStorage", "DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("Edu", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
+        library("CopyEngine", ["DMA", "LinuxHost", "PCI", "SVA"]),
         library("Virtio", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         library("VirtioIOMMU", ["DMA", "LinuxHost", "PCI", "Virtio"]),
         library("VirtioEntropy", ["LinuxHost", "PCI", "Virtio"]),
         .executableTarget(
             name: "outboard",
             dependencies: [
-                "BlockStorage", "Configuration", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI",
-                "PCITopology", "VFIOUserCheck", "VFIOUserClient", "VFIOUserNegotiation", "VFIOUserRecording",
-                "VFIOUserServer",
-                "VFIOUserTransport", "VFIOUserWire", "Virtio", "VirtioEntropy", "VirtioIOMMU",
+                "BlockStorage", "Configuration", "CopyEngine", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost",
+                "NVMe", "PCI", "PCITopology", "VFIOUserCheck", "VFIOUserClient", "VFIOUserNegotiation",
+                "VFIOUserRecording", "VFIOUserServer", "VFIOUserTransport", "VFIOUserWire", "Virtio", "VirtioEntropy",
+                "VirtioIOMMU",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Logging", package: "swift-log"),
             ],
@@ -110,6 +111,9 @@ let package = Package(
         tests("VFIOUserNegotiationTests", ["JSONText", "SchemaExamples", "VFIOUserNegotiation", "VFIOUserWire"]),
         tests("DeviceModelTests", ["DeviceModel", "LinuxHost"]),
         tests("EduTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "PCI"]),
+        tests(
+            "CopyEngineTests",
+            ["CopyEngine", "DMA", "DeviceModel", "LinuxHost", "PCI", "VFIOUserClient", "VFIOUserServer"]),
         tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI"]),
         .target(
             name: "IOMMUTestDriver",
@@ -170,7 +174,7 @@ let package = Package(
                 "BlockStorage", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI", "VFIOUserClient",
                 "VFIOUserRecording", "VFIOUserServer", "VFIOUserTransport", "VFIOUserWire",
             ], exclude: ["Fixtures"]),
-        tests("TidyTests", ["Edu", "NVMe", "PCI", "Virtio"]),
+        tests("TidyTests", ["CopyEngine", "Edu", "NVMe", "PCI", "Virtio"]),
         tests(
             "VFIOUserClientTests",
             [

@@ -28,9 +28,11 @@ extension DeviceConfiguration {
 }
 
 extension DeviceConfiguration.Device {
+    private static let names = "nvme, edu, copy-engine or virtio-rng"
+
     /// Takes the members that say which device it is and how it is.
     init(_ members: inout MemberReader) throws(ConfigurationError) {
-        let name = try members.required("device", "must name a device: nvme, edu or virtio-rng") { $0.string }
+        let name = try members.required("device", "must name a device: \(Self.names)") { $0.string }
         switch name {
         case "nvme":
             guard let options = try members.object("options") else {
@@ -39,11 +41,13 @@ extension DeviceConfiguration.Device {
             self = .nvme(try NVMeOptions(options))
         case "edu":
             self = .edu(try members.object("options").map(EduOptions.init) ?? EduOptions())
+        case "copy-engine":
+            self = .copyEngine(try members.object("options").map(CopyEngineOptions.init) ?? CopyEngineOptions())
         case "virtio-rng":
             try members.object("options")?.finish()
             self = .virtioRNG
         default:
-            throw ConfigurationError(members.path(to: "device"), "must be nvme, edu or virtio-rng")
+            throw ConfigurationError(members.path(to: "device"), "must be \(Self.names)")
         }
     }
 }
@@ -75,6 +79,22 @@ extension EduOptions {
         var members = reader
         self.init()
         dmaMask = try members.optional("dmaMask", "must be 12 to 64 bits") { $0.count(in: EduOptions.dmaMasks) }
+        try members.finish()
+    }
+}
+
+extension CopyEngineOptions {
+    init(_ reader: MemberReader) throws(ConfigurationError) {
+        var members = reader
+        self.init()
+        pasids = try members.optional("pasids", "must be 2 to 1048576") { $0.count(in: CopyEngineOptions.pasidCounts) }
+        workers = try members.optional("workers", "must be 1 to 64") { $0.count(in: CopyEngineOptions.workerCounts) }
+        pageTimeout = try members.optional("pageTimeout", "must be 1 to 3600 seconds") {
+            $0.count(in: CopyEngineOptions.pageTimeouts)
+        }
+        maxMappings = try members.optional("maxMappings", "must be 1 to 16777216") {
+            $0.count(in: CopyEngineOptions.mappingCounts)
+        }
         try members.finish()
     }
 }

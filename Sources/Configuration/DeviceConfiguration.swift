@@ -14,6 +14,7 @@ public struct DeviceConfiguration: Hashable, Sendable {
     public enum Device: Hashable, Sendable {
         case nvme(NVMeOptions)
         case edu(EduOptions)
+        case copyEngine(CopyEngineOptions)
         /// Has no options.
         case virtioRNG
 
@@ -22,6 +23,7 @@ public struct DeviceConfiguration: Hashable, Sendable {
             switch self {
             case .nvme: "nvme"
             case .edu: "edu"
+            case .copyEngine: "copy-engine"
             case .virtioRNG: "virtio-rng"
             }
         }
@@ -68,6 +70,25 @@ public struct EduOptions: Hashable, Sendable {
     public var dmaMask: Int?
 
     public static let dmaMasks = 12...64
+
+    public init() {}
+}
+
+/// The options of `outboard serve copy-engine`.
+public struct CopyEngineOptions: Hashable, Sendable {
+    /// PASIDs are below this.
+    public var pasids: Int?
+    /// How many pieces of work are under way at a time.
+    public var workers: Int?
+    /// Seconds that a page request waits for its answer.
+    public var pageTimeout: Int?
+    /// How many mappings all address spaces have together.
+    public var maxMappings: Int?
+
+    public static let pasidCounts = 2...(1 << 20)
+    public static let workerCounts = 1...64
+    public static let pageTimeouts = 1...3600
+    public static let mappingCounts = 1...(1 << 24)
 
     public init() {}
 }

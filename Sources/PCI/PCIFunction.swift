@@ -26,6 +26,10 @@ public protocol PCIDeviceModel: AnyObject, Sendable {
     /// On the connection's thread, as the accesses.
     func didBecomeBusMaster()
 
+    /// The client is gone, and the guest memory it had with it: what was begun for it is for nobody. On the connection's
+    /// thread. The next client resets the device or goes on with it as it is then.
+    func didLoseClient()
+
     /// Whether the device has started accesses to guest memory that have not ended. Shown in the PCI Express device
     /// status register; drivers look at it before they reset the function.
     var hasPendingTransactions: Bool { get }
@@ -34,6 +38,7 @@ public protocol PCIDeviceModel: AnyObject, Sendable {
 extension PCIDeviceModel {
     public func release(_ range: IOVARange) {}
     public func didBecomeBusMaster() {}
+    public func didLoseClient() {}
     public var hasPendingTransactions: Bool { false }
 }
 
@@ -78,7 +83,10 @@ public final class PCIFunction<Model: PCIDeviceModel>: Device {
 
     public func attach(to space: IOAddressSpace) throws(DMAError) { try port.attach(to: space) }
 
-    public func detach() { port.detach() }
+    public func detach() {
+        port.detach()
+        model.didLoseClient()
+    }
 }
 
 /// Leads unmap notices to a model that does not exist yet when the port that sends them is made, and does not keep it.

@@ -5,7 +5,8 @@ import LinuxHost
 ///
 /// Each group is delivered whole, with a cookie by which it is answered once. A group that was answered otherwise
 /// meanwhile, because its time was over or its attachment or device went, is not delivered, and its cookie is unknown.
-/// Serves any number of attachments and devices. Threads: any method on any thread. Counterpart of `struct iommufd_fault`.
+/// Serves any number of attachments and devices. Groups that were answered otherwise it lets go of when the next one comes
+/// or is received, and their devices with them. Threads: any method on any thread. Counterpart of `struct iommufd_fault`.
 public final class FaultChannel: PageFaultHandler {
     /// What the user answers by. It is used again only after four thousand million others.
     public struct Cookie: RawRepresentable, Hashable, Sendable {
@@ -70,7 +71,8 @@ public final class FaultChannel: PageFaultHandler {
     private let state = Monitor(State(), as: .faultChannel)
     private let onArrival: @Sendable () -> Void
 
-    /// - Parameter onArrival: called on the thread of the device for each group that can be received, with no lock held.
+    /// - Parameter onArrival: called on the thread of the device for each group that has come, with no lock held; as for any
+    ///   handler, the device's reset and removal wait for it. The group may be received, or answered, before.
     public init(onArrival: @escaping @Sendable () -> Void = {}) { self.onArrival = onArrival }
 
     /// Whether there is a group to be received. What `poll` of a fault descriptor tells.

@@ -41,8 +41,9 @@ public final class FaultGroup: Sendable {
     @discardableResult
     public func respond(_ code: PageResponse.Code) -> Bool { faults.respond(to: self, code) }
 
-    /// Has a thread of the device's fault queue run `body`. Flushing the device waits for that.
-    func enqueue(_ body: @escaping @Sendable () -> Void) { faults.queue.enqueue(body, for: faults.device) }
+    /// Has a thread of the device's fault queue run `body`, unless the group is answered before one comes to it. Flushing
+    /// the device waits for that.
+    func enqueue(_ body: @escaping @Sendable () -> Void) { faults.queue.enqueue(self, body) }
 
     /// Noted by the pending faults, under their lock.
     func noteAnswer() { isUnanswered.store(false, ordering: .releasing) }

@@ -12,7 +12,8 @@ public import LinuxHost
 ///
 /// Whatever a handler waits for, one thread waits with it: who takes longer than others answers by itself, as a channel does.
 /// Whoever makes it keeps it for as long as its devices run; it stops when the last reference goes. Devices do not keep it,
-/// because its threads keep devices. Threads: every method on any thread, but `flush` and `stop` on none of its own.
+/// because its threads keep devices; nor may a pager, which they keep as well. Threads: every method on any thread, but
+/// `flush`, `stop` and the last reference on none of its own.
 /// Counterpart of `struct iopf_queue`.
 public final class FaultQueue: Sendable {
     public struct Configuration: Sendable {
@@ -125,7 +126,7 @@ extension FaultQueue {
         case .success(let group):
             faults.queue.watch(group)
             // An attachment that goes answers its groups after it has closed its route: it has seen this one, or is seen.
-            guard device.faultRoute(for: request.pasid)?.attachment == route.attachment else {
+            guard isRouted(request.pasid, of: device, to: route.attachment) else {
                 group.respond(.invalid)
                 throw .invalid
             }
@@ -136,6 +137,12 @@ extension FaultQueue {
         case .failure(.overflow):
             throw refuse(request, of: device, .noSpace)
         }
+    }
+
+    /// Whether faults of the PASID go to this attachment, or did while it had none of its own.
+    private static func isRouted(_ pasid: PASID?, of device: any FaultingDevice, to attachment: UInt64) -> Bool {
+        if device.faultRoute(for: pasid)?.attachment == attachment { return true }
+        return pasid != nil && device.faultRoute(for: nil)?.attachment == attachment
     }
 
     private static func refuse(

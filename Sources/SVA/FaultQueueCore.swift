@@ -8,36 +8,33 @@ import Synchronization
 final class FaultQueueCore: Sendable {
     private struct Item {
         let ticket: UInt64
-        let device: ObjectIdentifier
+        let group: FaultGroup
         let body: @Sendable () -> Void
+
+        var device: ObjectIdentifier { ObjectIdentifier(group.device) }
     }
 
     private struct Load {
         var devices: [PendingFaults] = []
         var isClosed = false
         var hasEnded = false
-        /// In the order of their tickets; those before `next` are taken.
-        var items: [Item?] = []
-        var next = 0
+        /// In the order of their tickets.
+        var items: [Item] = []
         var lastTicket: UInt64 = 0
         /// Of work that runs, by ticket.
         var running: [UInt64: ObjectIdentifier] = [:]
 
-        mutating func takeItem() -> Item? {
-            guard next < items.count else { return nil }
-            let item = items[next]
-            items[next] = nil
-            next += 1
-            if next == items.count || next > 1024 {
-                items.removeFirst(next)
-                next = 0
-            }
-            return item
+        /// Strikes out the work that nobody waits for any more, so that there is no more than devices may have requests
+        /// outstanding, even if every thread hangs. The caller lets go of it without the lock.
+        mutating func takeSettled() -> [Item] {
+            let settled = items.filter { !$0.group.isPending }
+            if !settled.isEmpty { items.removeAll { !$0.group.isPending } }
+            return settled
         }
 
         func hasWork(of device: ObjectIdentifier, upTo ticket: UInt64) -> Bool {
             running.contains { $0.key <= ticket && $0.value == device }
-                || items[next...].contains { $0.map { $0.ticket <= ticket && $0.device == device } ?? false }
+                || items.contains { $0.ticket <= ticket && $0.device == device }
         }
     }
 
@@ -109,25 +106,33 @@ final class FaultQueueCore: Sendable {
     // Work
 
     /// Once the threads have ended it is not done any more; all groups are answered by then.
-    func enqueue(_ body: @escaping @Sendable () -> Void, for device: any FaultingDevice) {
-        load.update { load in
-            guard !load.hasEnded else { return }
+    func enqueue(_ group: FaultGroup, _ body: @escaping @Sendable () -> Void) {
+        _ = load.update { load -> [Item] in
+            guard !load.hasEnded else { return [] }
+            let settled = load.takeSettled()
             load.lastTicket += 1
-            load.items.append(Item(ticket: load.lastTicket, device: ObjectIdentifier(device), body: body))
+            load.items.append(Item(ticket: load.lastTicket, group: group, body: body))
+            return settled
         }
     }
 
     /// The life of a thread that handles faults.
     func work() {
-        while let item = nextItem() {
-            LockChecker.holding(.faultHandling, instance: item.device, mode: .shared) { item.body() }
-            load.update { $0.running[item.ticket] = nil }
-        }
+        while let ticket = workOnNext() { load.update { $0.running[ticket] = nil } }
+    }
+
+    /// Does the next piece of work, and returns its ticket. By then it is let go of: after a flush no thread is the last to
+    /// know a device or a context.
+    private func workOnNext() -> UInt64? {
+        guard let item = nextItem() else { return nil }
+        LockChecker.holding(.faultHandling, instance: item.device, mode: .shared) { item.body() }
+        return item.ticket
     }
 
     private func nextItem() -> Item? {
         load.wait { load -> Item?? in
-            guard let item = load.takeItem() else { return load.hasEnded ? .some(nil) : nil }
+            guard !load.items.isEmpty else { return load.hasEnded ? .some(nil) : nil }
+            let item = load.items.removeFirst()
             load.running[item.ticket] = item.device
             return item
         }

@@ -18,13 +18,15 @@ public protocol FaultingDevice: AnyObject, Sendable {
     ///
     /// Called on any thread, with the device's pending faults locked, so that an answer and the removal of the device
     /// come one after the other: it must not wait, nor report, add, remove or flush. Taking a lock of its own to note the
-    /// answer is what it should do.
+    /// answer is what it should do. What nobody takes at all is answered on the thread that reports it, before that
+    /// returns, with nothing locked.
     func respond(_ response: PageResponse)
 }
 
 /// Who takes the page requests of an attachment.
 ///
-/// Called on the thread that reports, which is the device's, with no lock held.
+/// Called on the thread that reports, which is the device's, with no lock held. A reset or removal of the device waits for it
+/// to return, so it must neither do that nor wait for whoever may.
 public protocol PageFaultHandler: AnyObject, Sendable {
     /// Takes a group, which it then has to answer exactly once, on any thread and at any time; or refuses it by `false`,
     /// for which the device gets `failure`.

@@ -21,6 +21,8 @@ extension LockClass {
 
     /// Shared by the threads that handle a device's faults. A flush waits for it, and so does an access that faults.
     static let faultHandling = LockClass("the handling of a device's faults")
+    /// Shared by the threads that report requests of a device to their handlers. A reset or removal waits for it.
+    static let requestSending = LockClass("the sending of page requests")
     /// Shared by the threads that handle a fault of a context. The end of the context waits for it.
     static let lease = LockClass("a lease of an address space context")
     /// Shared by the threads that use a cached translation. An invalidation of all waits for it.

@@ -1,5 +1,6 @@
 import DMA
 import LinuxHost
+import Synchronization
 
 /// The place of one PASID in a device's table, or of no PASID: an access, and who takes its faults.
 ///
@@ -14,11 +15,16 @@ final class PASIDSlot: Sendable {
         case device
     }
 
-    fileprivate struct Attachment {
+    struct Attachment {
         let owner: Owner
-        let serial: UInt64
+        let space: IOAddressSpace
         let handler: (any PageFaultHandler)?
         let takesUnknownPASIDs: Bool
+        /// No other attachment of the device has it, nor had.
+        let serial: UInt64
+
+        /// Who takes its faults.
+        var route: FaultRoute? { handler.map { FaultRoute(handler: $0, attachment: serial) } }
     }
 
     fileprivate enum State {
@@ -31,6 +37,8 @@ final class PASIDSlot: Sendable {
     let pasid: PASID?
     let access: DMAAccess
     private let state = Monitor(State.empty, as: .slot)
+    /// Two more after each replacement; odd while one is under way.
+    private let moves = Atomic<UInt64>(0)
 
     init(
         _ pasid: PASID?, file: StaticString, line: UInt32, onUnmap: @escaping @Sendable (IOVARange) -> Void
@@ -39,15 +47,12 @@ final class PASIDSlot: Sendable {
         access = DMAAccess(needsPin: true, file: file, line: line, onUnmap: onUnmap)
     }
 
-    /// Who takes a fault of the slot.
-    var route: FaultRoute? { state.withLock { $0.attachment.flatMap(Self.route) } }
+    /// What is attached, or was when it began to move elsewhere; `nil` while it comes or goes.
+    var attachment: Attachment? { state.withLock { $0.attachment } }
 
-    /// Who takes a fault of a PASID that has no attachment, where this is the slot of no PASID.
-    var routeForUnknownPASIDs: FaultRoute? {
-        state.withLock { state in
-            guard let attachment = state.attachment, attachment.takesUnknownPASIDs else { return nil }
-            return Self.route(attachment)
-        }
+    /// Where accesses go; `nil` while that changes.
+    var space: IOAddressSpace? {
+        state.withLock { if case .attached(let attachment) = $0 { attachment.space } else { nil } }
     }
 
     var isEmpty: Bool { state.withLock { $0.isEmpty } }
@@ -60,60 +65,67 @@ final class PASIDSlot: Sendable {
         }
     }
 
-    private static func route(_ attachment: Attachment) -> FaultRoute? {
-        attachment.handler.map { FaultRoute(handler: $0, attachment: attachment.serial) }
+    /// What an access keeps that may meet a replacement.
+    var moveCount: UInt64 { moves.load(ordering: .acquiring) }
+
+    /// Whether a replacement has been under way since an access noted the count; waits for the end of one that still is.
+    func hasMoved(since count: UInt64) -> Bool {
+        guard count % 2 == 1 || moveCount != count else { return false }
+        _ = isEmptyWhenSettled()
+        return true
     }
 
     /// Attaches it to a space.
     ///
+    /// - Parameter note: called when it is attached, before anybody can take that away.
     /// - Throws: `EBUSY` when it has an attachment or one comes or goes; as `DMAAccess.attach`. Nothing has changed then.
-    func attach(
-        to space: IOAddressSpace, for owner: Owner, handler: (any PageFaultHandler)?, takesUnknownPASIDs: Bool,
-        serial: UInt64
-    ) throws(DMAError) {
+    func attach(_ new: Attachment, _ note: () -> Void) throws(DMAError) {
         try state.withLock { (state) throws(DMAError) in
             guard case .empty = state else { throw .busy }
             state = .changing(nil)
         }
-        let new = Attachment(
-            owner: owner, serial: serial, handler: handler, takesUnknownPASIDs: takesUnknownPASIDs)
         do throws(DMAError) {
-            try access.attach(to: space)
+            try access.attach(to: new.space)
         } catch {
             state.update { $0 = .empty }
             throw error
         }
+        note()
         state.update { $0 = .attached(new) }
     }
 
     /// Moves what is no binding to another space. Until that has come about, faults go where they went.
     ///
-    /// - Returns: the serial number of the attachment that is gone.
+    /// - Parameter settle: called when it is there and no fault is routed to the old attachment any more, with its serial
+    ///   number, before anybody can take the new one away.
     /// - Throws: `EINVAL` when it has no attachment, or a binding's; `EBUSY` when one comes or goes; as
     ///   `DMAAccess.replace`. Nothing has changed then.
-    func replace(
-        with space: IOAddressSpace, handler: (any PageFaultHandler)?, takesUnknownPASIDs: Bool, serial: UInt64
-    ) throws(DMAError) -> UInt64 {
+    func replace(with new: Attachment, _ settle: (_ serial: UInt64) -> Void) throws(DMAError) {
         let old = try beginChange(by: .device) { .changing($0) }
+        moves.wrappingAdd(1, ordering: .acquiringAndReleasing)
+        defer { moves.wrappingAdd(1, ordering: .acquiringAndReleasing) }
         do throws(DMAError) {
-            try access.replace(with: space)
+            try access.replace(with: new.space)
         } catch {
             state.update { $0 = .attached(old) }
             throw error
         }
-        let new = Attachment(
-            owner: .device, serial: serial, handler: handler, takesUnknownPASIDs: takesUnknownPASIDs)
+        state.update { $0 = .changing(new) }
+        settle(old.serial)
         state.update { $0 = .attached(new) }
-        return old.serial
     }
 
     /// Takes the attachment away.
     ///
-    /// - Parameter settle: called when no fault is routed to the attachment any more, with its serial number; it deals
-    ///   with those that were.
+    /// - Parameters:
+    ///   - settle: called when no fault is routed to the attachment any more, with its serial number; it deals with those
+    ///     that were.
+    ///   - note: called when it is gone, before there can be another.
     /// - Throws: `EINVAL` when it has no attachment of this owner; `EBUSY` when one comes or goes; `EDEADLOCK` when the
     ///   device keeps pins. Nothing has changed then, but for the faults.
-    func detach(by owner: Owner, _ settle: (_ serial: UInt64) -> Void) throws(DMAError) {
+    func detach(
+        by owner: Owner, _ settle: (_ serial: UInt64) -> Void, _ note: () -> Void
+    ) throws(DMAError) {
         let old = try beginChange(by: owner) { _ in .changing(nil) }
         settle(old.serial)
         do throws(DMAError) {
@@ -122,6 +134,7 @@ final class PASIDSlot: Sendable {
             state.update { $0 = .attached(old) }
             throw error
         }
+        note()
         state.update { $0 = .empty }
     }
 

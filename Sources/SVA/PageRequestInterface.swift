@@ -86,6 +86,7 @@ public final class PageRequestInterface: Sendable {
 
     /// Lets nobody ask any more, and returns when no thread is sending. Those that wait for a credit are told.
     func stop() {
+        LockChecker.passes(through: .requestSending, instance: ObjectIdentifier(self))
         state.update { $0.standing = .stopped }
         state.wait { $0.senders == 0 ? () : nil }
     }
@@ -104,6 +105,7 @@ public final class PageRequestInterface: Sendable {
         for pages: [IOVA], rights: AccessRights, pasid: PASID?, patience: Duration, send: (PageRequest) -> Void
     ) -> Outcome {
         precondition(!pages.isEmpty, "a group has requests")
+        precondition(!rights.isEmpty, "a request for no rights is a stop marker, which nobody answers")
         let deadline = MonotonicInstant.after(patience)
         let admitted = state.wait(until: deadline) { state -> Result<Admission, NotEnabled>? in
             guard state.standing == .enabled else { return .failure(NotEnabled(standing: state.standing)) }
@@ -121,9 +123,12 @@ public final class PageRequestInterface: Sendable {
         case .failure(let refusal): return .notEnabled(refusal.standing)
         case .success(let admission): (index, count) = (admission.index, admission.count)
         }
-        for (number, page) in pages.prefix(count).enumerated() {
-            send(
-                PageRequest(pasid: pasid, address: page, rights: rights, group: index, isLast: number == count - 1))
+        LockChecker.holding(.requestSending, instance: ObjectIdentifier(self), mode: .shared) {
+            for (number, page) in pages.prefix(count).enumerated() {
+                send(
+                    PageRequest(
+                        pasid: pasid, address: page, rights: rights, group: index, isLast: number == count - 1))
+            }
         }
         state.update { $0.senders -= 1 }
         let answer = state.wait { $0.groups[index]?.answer }

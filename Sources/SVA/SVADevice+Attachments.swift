@@ -31,18 +31,17 @@ extension SVADevice {
         takesUnknownPASIDs: Bool = false
     ) throws(DMAError) {
         try changing(pasid) { (slot) throws(DMAError) in
-            try slot.attach(
-                to: space, for: .device, handler: handler, takesUnknownPASIDs: takesUnknownPASIDs && pasid == nil,
-                serial: newAttachmentSerial())
-            trace(.attached(pasid))
+            let attachment = PASIDSlot.Attachment(
+                owner: .device, space: space, handler: handler,
+                takesUnknownPASIDs: takesUnknownPASIDs && pasid == nil, serial: newAttachmentSerial())
+            try slot.attach(attachment) { trace(.attached(pasid)) }
         }
     }
 
     /// Attaches another address space in the place of one.
     ///
-    /// Accesses that come while it moves find nothing mapped; they ask the old handler, if there is one, and try again.
-    /// Groups of the old attachment that were not answered are answered `invalid`. Should it fail they are not, and nothing
-    /// has changed.
+    /// Accesses that miss while it moves wait for that and try again. Groups of the old attachment that were not answered
+    /// are answered `invalid`. Should it fail they are not, and nothing has changed.
     ///
     /// - Throws: as `attach`; `EINVAL` when nothing is attached there, or a context is bound; as `DMAAccess.replace`.
     public func replace(
@@ -50,11 +49,13 @@ extension SVADevice {
         takesUnknownPASIDs: Bool = false
     ) throws(DMAError) {
         try changing(pasid) { (slot) throws(DMAError) in
-            let old = try slot.replace(
-                with: space, handler: handler, takesUnknownPASIDs: takesUnknownPASIDs && pasid == nil,
-                serial: newAttachmentSerial())
-            faultState.current?.refuse(attachment: old)
-            trace(.replaced(pasid))
+            let attachment = PASIDSlot.Attachment(
+                owner: .device, space: space, handler: handler,
+                takesUnknownPASIDs: takesUnknownPASIDs && pasid == nil, serial: newAttachmentSerial())
+            try slot.replace(with: attachment) { old in
+                faultState.current?.refuse(attachment: old)
+                trace(.replaced(pasid))
+            }
         }
     }
 
@@ -84,10 +85,10 @@ extension SVADevice {
 
     /// The part of a bind that happens without the lock of the bindings.
     func attach(_ handle: SVAHandle) throws(DMAError) {
-        try table.slotMade(for: handle.number).attach(
-            to: handle.context.space, for: .binding, handler: handle.domain, takesUnknownPASIDs: false,
+        let attachment = PASIDSlot.Attachment(
+            owner: .binding, space: handle.context.space, handler: handle.domain, takesUnknownPASIDs: false,
             serial: newAttachmentSerial())
-        trace(.attached(handle.number))
+        try table.slotMade(for: handle.number).attach(attachment) { trace(.attached(handle.number)) }
     }
 
     /// The part of the last unbind that happens without the lock of the bindings.
@@ -101,8 +102,9 @@ extension SVADevice {
             // must not get their pages; for the others the device waits no longer.
             flushFaults(within: configuration.flushTime)
             faultState.current?.refuse(attachment: serial)
+        } _: {
+            trace(.detached(slot.pasid))
         }
-        trace(.detached(slot.pasid))
     }
 
     /// Waits for the faults of the device that are being handled.

@@ -4,15 +4,20 @@ import LinuxHost
 /// What happens to an access that misses.
 extension SVADevice {
     /// Tries an access until it succeeds, or the pages that it misses cannot be had.
+    ///
+    /// - Parameter range: what is left to be accessed, whenever it is asked for.
     func withFaults<Result: ~Copyable>(
-        _ pasid: PASID?, _ range: IOVARange, _ rights: AccessRights, at place: SourcePlace,
+        _ pasid: PASID?, _ range: @autoclosure () -> IOVARange, _ rights: AccessRights, at place: SourcePlace,
         _ attempt: (DMAAccess) throws(DMAError) -> Result
     ) throws(AccessFailure) -> Result {
+        // A request for no rights is a stop marker, and nobody would answer it.
+        guard !rights.isEmpty else { throw .memory(.invalid) }
         if LockChecker.isOn { tellAccess(pasid, at: place) }
         var progress = FaultProgress(limit: configuration.faultRetries)
         while true {
             guard isRunning else { throw .stopped }
             let slot = table.slot(of: pasid)
+            let moveCount = slot?.moveCount ?? 0
             let error: DMAError
             do throws(DMAError) {
                 guard let slot else { throw .notFound }
@@ -25,10 +30,11 @@ extension SVADevice {
             case .notFound, .notPermitted, .invalid: break
             default: throw .memory(error)
             }
-            guard faultRoute(for: pasid) != nil else { throw unrecoverable(error, pasid, range, rights) }
-            let missing = missingPages(of: range, rights, through: slot?.access, from: progress.scanStart)
-            try progress.note(missing.first)
-            if !missing.isEmpty { try ask(for: missing, rights, pasid, error, range) }
+            if let slot, slot.hasMoved(since: moveCount) { continue }
+            guard faultRoute(for: pasid) != nil else { throw unrecoverable(error, pasid, range(), rights) }
+            let missing = missingPages(of: range(), rights, in: slot?.space, from: progress.scanStart)
+            try progress.note(missing.first, after: error)
+            if !missing.isEmpty { try ask(for: missing, rights, pasid, error, range()) }
         }
     }
 
@@ -73,35 +79,30 @@ extension SVADevice {
         return .memory(error)
     }
 
-    /// The first pages of a range that an access would miss, as many as one group asks for.
+    /// An address in each of the first pages of a range that an access would miss, as many as one group asks for. A page
+    /// that is there but cannot be pinned, because it is reached by messages, is not missing.
+    ///
+    /// However long the range, it costs no more than what is mapped there.
+    ///
+    /// - Parameter space: what the range is in; in none everything is missing.
     private func missingPages(
-        of range: IOVARange, _ rights: AccessRights, through access: DMAAccess?, from start: IOVA?
+        of range: IOVARange, _ rights: AccessRights, in space: IOAddressSpace?, from start: IOVA?
     ) -> [IOVA] {
         let limit = min(configuration.requestsPerGroup, configuration.outstandingRequests)
         var pages: [IOVA] = []
         var next: UInt64? = max(start ?? range.first, range.first).rawValue
         while pages.count < limit, let first = next, first <= range.last.rawValue {
-            let lastOfPage = first | (PageRequest.pageSize - 1)
-            let part = IOVARange(first: IOVA(first), last: IOVA(min(lastOfPage, range.last.rawValue)))
-            if access?.isMissing(part, rights) ?? true { pages.append(part.first) }
+            var missing = IOVA(first)
+            if let space {
+                let rest = IOVARange(first: missing, last: range.last)
+                guard let fault = space.firstFault(in: rest, for: rights) else { break }
+                missing = fault.address
+            }
+            pages.append(missing)
+            let lastOfPage = missing.rawValue | (PageRequest.pageSize - 1)
             next = lastOfPage == .max ? nil : lastOfPage + 1
         }
         return pages
-    }
-}
-
-extension DMAAccess {
-    /// Whether part of a page is not mapped with the rights, or will not be in a moment.
-    ///
-    /// Memory that is reached by messages is mapped like any other, but cannot be looked at, which is `invalid` as well as
-    /// a mapping that goes; a transfer is not refused for it, and a pin is refused for good.
-    fileprivate func isMissing(_ range: IOVARange, _ rights: AccessRights) -> Bool {
-        do throws(DMAError) {
-            unsafe try withMemory(range, rights: rights) { _ in }
-            return false
-        } catch {
-            return true
-        }
     }
 }
 
@@ -111,23 +112,29 @@ struct FaultProgress {
     private(set) var scanStart: IOVA?
     private var farthest: IOVA?
     private var retries = 0
+    /// Those of them that found nothing to ask for.
+    private var idleRetries = 0
     private let limit: Int
 
     init(limit: Int) { self.limit = limit }
 
     /// Notes the first page that is missing; `nil` when none was found, though the access had missed.
     ///
-    /// - Throws: `tooManyFaults` when as many tries in a row as the limit says have come no further.
-    mutating func note(_ first: IOVA?) throws(AccessFailure) {
+    /// - Throws: when as many tries in a row as the limit says have come no further, `tooManyFaults`; but the memory's own
+    ///   refusal if it was the request that made no sense to it, each time, and no page of it was missing.
+    mutating func note(_ first: IOVA?, after error: DMAError) throws(AccessFailure) {
         if let first, farthest.map({ first > $0 }) ?? true {
             farthest = first
             scanStart = first
             retries = 0
+            idleRetries = 0
             return
         }
         // It is back, or what is missing lies below where it was looked for.
         scanStart = nil
         retries += 1
-        if retries >= limit { throw .tooManyFaults }
+        if first == nil && error == .invalid { idleRetries += 1 }
+        guard retries >= limit else { return }
+        throw idleRetries == retries ? .memory(error) : .tooManyFaults
     }
 }

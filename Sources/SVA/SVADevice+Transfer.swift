@@ -9,27 +9,26 @@ extension SVADevice {
     /// Copies memory of a PASID, or of the function itself, to the buffer, which has the size of the range.
     ///
     /// Waits for pages that have to be asked for. Not atomic: bytes below the one that an error is about have been
-    /// transferred.
+    /// transferred. What came before a page that had to be asked for is not transferred again, unless messages reach it or
+    /// it was just unmapped.
     public func read(
         _ range: IOVARange, pasid: PASID? = nil, into buffer: UnsafeMutableRawBufferPointer,
         file: StaticString = #fileID, line: UInt32 = #line
     ) throws(AccessFailure) {
         guard UInt64(buffer.count) == range.byteCount else { throw .memory(.invalid) }
         let place = SourcePlace(file: file, line: line)
-        var done = 0
-        while done < buffer.count {
-            let step = SVADevice.step(of: range, after: done)
-            let part = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + Int(step.byteCount)])
-            try withFaults(pasid, step, .read, at: place) { (access) throws(DMAError) in
-                unsafe try access.read(step, into: part, file: file, line: line)
-            }
-            done += part.count
+        unsafe try transfer(range, pasid, .read, at: place) { (done, memory) in
+            let part = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + memory.count])
+            unsafe part.copyMemory(from: UnsafeRawBufferPointer(memory))
+        } message: { (access, done, rest) throws(DMAError) in
+            let part = unsafe UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + Int(rest.byteCount)])
+            unsafe try access.read(rest, into: part, file: file, line: line)
         }
     }
 
     /// Copies bytes to memory of a PASID, or of the function itself.
     ///
-    /// Otherwise as `read`. Bytes near a page that had to be asked for may be written twice.
+    /// Otherwise as `read`.
     public func write(
         _ bytes: UnsafeRawBufferPointer, to iova: IOVA, pasid: PASID? = nil, file: StaticString = #fileID,
         line: UInt32 = #line
@@ -41,14 +40,12 @@ extension SVADevice {
             throw .memory(error)
         }
         let place = SourcePlace(file: file, line: line)
-        var done = 0
-        while done < bytes.count {
-            let step = SVADevice.step(of: range, after: done)
-            let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[done..<done + Int(step.byteCount)])
-            try withFaults(pasid, step, .write, at: place) { (access) throws(DMAError) in
-                unsafe try access.write(part, to: step.first, file: file, line: line)
-            }
-            done += part.count
+        unsafe try transfer(range, pasid, .write, at: place) { (done, memory) in
+            unsafe memory.copyMemory(
+                from: UnsafeRawBufferPointer(rebasing: bytes[done..<done + memory.count]))
+        } message: { (access, done, rest) throws(DMAError) in
+            let part = unsafe UnsafeRawBufferPointer(rebasing: bytes[done..<done + Int(rest.byteCount)])
+            unsafe try access.write(part, to: rest.first, file: file, line: line)
         }
     }
 
@@ -94,7 +91,39 @@ extension SVADevice {
         }
     }
 
-    /// The step of a transfer that comes after so many bytes: up to the next boundary of a step.
+    /// Goes through a range in steps, and each try of a step goes on where the last one missed.
+    ///
+    /// - Parameters:
+    ///   - copy: transfers what follows the first `done` bytes to or from memory of this process.
+    ///   - message: transfers the rest of a step, after the first `done` bytes, when it comes to memory that is reached by
+    ///     messages, or that an unmap has closed, which cannot be told apart here. Nobody says how far that came.
+    private func transfer(
+        _ range: IOVARange, _ pasid: PASID?, _ rights: AccessRights, at place: SourcePlace,
+        copy: (_ done: Int, UnsafeMutableRawBufferPointer) -> Void,
+        message: (DMAAccess, _ done: Int, _ rest: IOVARange) throws(DMAError) -> Void
+    ) throws(AccessFailure) {
+        let count = Int(range.byteCount)
+        var done = 0
+        while done < count {
+            try withFaults(pasid, SVADevice.step(of: range, after: done), rights, at: place) {
+                (access) throws(DMAError) in
+                do throws(DMAError) {
+                    let rest = SVADevice.step(of: range, after: done)
+                    unsafe try access.withMemory(rest, rights: rights, file: place.file, line: place.line) { memory in
+                        unsafe copy(done, memory)
+                        done += memory.count
+                    }
+                } catch {
+                    guard error == .invalid else { throw error }
+                    let rest = SVADevice.step(of: range, after: done)
+                    try message(access, done, rest)
+                    done += Int(rest.byteCount)
+                }
+            }
+        }
+    }
+
+    /// The rest of a transfer after so many bytes, up to the next boundary of a step.
     private static func step(of range: IOVARange, after done: Int) -> IOVARange {
         let first = range.first.rawValue + UInt64(done)
         return IOVARange(first: IOVA(first), last: IOVA(min(first | (stepSize - 1), range.last.rawValue)))

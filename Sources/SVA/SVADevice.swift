@@ -110,8 +110,9 @@ public final class SVADevice: FaultingDevice {
     public var wantsPASIDInResponses: Bool { configuration.wantsPASIDInResponses }
 
     public func faultRoute(for pasid: PASID?) -> FaultRoute? {
-        if let route = table.slot(of: pasid)?.route { return route }
-        return pasid == nil ? nil : table.slot(of: nil)?.routeForUnknownPASIDs
+        if let attachment = table.slot(of: pasid)?.attachment { return attachment.route }
+        guard pasid != nil, let own = table.slot(of: nil)?.attachment, own.takesUnknownPASIDs else { return nil }
+        return own.route
     }
 
     public func respond(_ response: PageResponse) {

@@ -1,7 +1,9 @@
 import ArgumentParser
 import Configuration
+import DeviceModel
 import LinuxHost
 import Logging
+import VFIOUserServer
 import VFIOUserTransport
 
 /// `outboard serve DEVICE`
@@ -16,7 +18,9 @@ struct Serve: ParsableCommand {
             That prints a line for each socket when all of them listen, and then one for all. QEMU gets each as a device \
             at its address, no IOMMU of its own, and the table that outboard viot writes.
             """,
-        subcommands: [ServeNVMe.self, ServeEdu.self, ServeVirtioRNG.self, ServeConfigured.self],
+        subcommands: [
+            ServeNVMe.self, ServeEdu.self, ServeCopyEngine.self, ServeVirtioRNG.self, ServeConfigured.self,
+        ],
         defaultSubcommand: ServeConfigured.self)
 }
 
@@ -43,6 +47,7 @@ struct ServeConfigured: ParsableCommand {
         case .device(let file):
             switch file.device {
             case .edu(let options): try common.serve(options, file)
+            case .copyEngine(let options): try common.serve(options, file)
             case .nvme(let options): try common.serve(options, file)
             case .virtioRNG: try common.serveVirtioRNG(file)
             }
@@ -148,6 +153,22 @@ extension ServeOptions {
     /// How many clients are served at once, by these options and then by the configuration file.
     func clientCount(_ configuration: DeviceConfiguration?) -> Int {
         maxClients ?? configuration?.maxClients ?? 1
+    }
+
+    /// Serves a device of which each client gets one for itself.
+    ///
+    /// - Throws: `Failure`
+    func serve(
+        _ deviceName: String, _ configuration: DeviceConfiguration?,
+        _ makeDevice: @escaping @Sendable (ServiceIdentity) throws(Errno) -> any Device
+    ) throws {
+        let clientCount = clientCount(configuration)
+        let service = try service(deviceName, configuration)
+        let identity = service.identity
+        try service.run {
+            guard clientCount > 1 else { return .exclusive(try makeDevice(identity)) }
+            return .forEachClient(maximum: clientCount) { () throws(Errno) in try makeDevice(identity) }
+        }
     }
 
     /// The service for a device, by these options and then by the configuration file.

@@ -33,16 +33,8 @@ struct ServeEdu: ParsableCommand {
 
 extension ServeOptions {
     func serve(_ options: EduOptions, _ file: DeviceConfiguration?) throws {
-        let clientCount = clientCount(file)
-        let service = try service("edu", file)
-        let identity = service.identity
-        try service.run {
-            guard clientCount > 1 else {
-                return .exclusive(try options.makeDevice(route: identity.makeDirectRoute()))
-            }
-            return .forEachClient(maximum: clientCount) { () throws(Errno) in
-                try options.makeDevice(route: identity.makeDirectRoute())
-            }
+        try serve("edu", file) { (identity) throws(Errno) in
+            try options.makeDevice(route: identity.makeDirectRoute())
         }
     }
 }

@@ -86,6 +86,7 @@ struct TopologyService {
         do {
             switch member.device {
             case .edu(let options): return try options.makeDevice(route: route)
+            case .copyEngine(let options): return try options.makeDevice(route: route)
             case .nvme(let options): return try NVMeDisk(options).makeDevice(route: route)
             case .virtioRNG: return try identity.makeVirtioRNG(route: route)
             }

@@ -21,16 +21,8 @@ struct ServeVirtioRNG: ParsableCommand {
 
 extension ServeOptions {
     func serveVirtioRNG(_ file: DeviceConfiguration?) throws {
-        let clientCount = clientCount(file)
-        let service = try service("virtio-rng", file)
-        let identity = service.identity
-        try service.run {
-            guard clientCount > 1 else {
-                return .exclusive(try identity.makeVirtioRNG(route: identity.makeDirectRoute()))
-            }
-            return .forEachClient(maximum: clientCount) { () throws(Errno) in
-                try identity.makeVirtioRNG(route: identity.makeDirectRoute())
-            }
+        try serve("virtio-rng", file) { (identity) throws(Errno) in
+            try identity.makeVirtioRNG(route: identity.makeDirectRoute())
         }
     }
 }

@@ -141,7 +141,7 @@ import Testing
         (#""address": "00:04.0", "socketPath": "f""#, "devices[1].device: is missing"),
         (
             #""device": "floppy", "address": "00:04.0", "socketPath": "f""#,
-            "devices[1].device: must be nvme, edu or virtio-rng"
+            "devices[1].device: must be nvme, edu, copy-engine or virtio-rng"
         ),
     ])
     func `say in one line what is wrong with another device`(members: String, expected: String) {

@@ -1,4 +1,5 @@
 import DMA
+import Glibc
 import LinuxHost
 import SVA
 import Testing
@@ -228,10 +229,13 @@ import Testing
 
     @Test func `R106 the end of a context waits for the fault that is being handled`() throws {
         let isReleased = Shared(false)
-        let process = try system.process(mark: 4) { _ in isReleased.wait { $0 } }
+        let order = Shared<[String]>([])
+        let process = try system.process(mark: 4) { _ in
+            isReleased.wait { $0 }
+            order.update { $0.append("handled") }
+        }
         let device = try system.device()
         _ = try device.bind(process.context)
-        let hasEnded = Shared(false)
         let result = Shared<Result<UInt8, AccessFailure>?>(nil)
         let reader = try OSThread(name: "reader") {
             let mark = device.mark(pasid(1))
@@ -240,13 +244,13 @@ import Testing
         process.pager.waitUntilAsked()
         let closer = try OSThread(name: "closer") {
             process.context.exit()
-            hasEnded.update { $0 = true }
+            order.update { $0.append("ended") }
         }
         while process.context.isAlive {}
-        #expect(!hasEnded.value)
         isReleased.update { $0 = true }
         closer.join()
         reader.join()
+        #expect(order.value == ["handled", "ended"])
         #expect(result.value == .success(4))
         #expect(device.mark(pasid(1), page: 1) == .failure(.refused))
         device.remove()
@@ -320,6 +324,50 @@ import Testing
         device.remove()
     }
 
+    @Test(arguments: [true, false])
+    func `R109 an access that meets a replacement waits for it`(isAskedFor: Bool) throws {
+        let processes = try [system.process(mark: 1), system.process(mark: 2)]
+        for process in processes { try process.map(0) }
+        let box = Shared<PinBox?>(nil)
+        let isMoving = Shared(false)
+        let device = SVADevice(in: system.pasids, faultQueue: system.queue, trace: system.record.sink) { _, range in
+            guard range == .everything else { return }
+            isMoving.update { $0 = true }
+        }
+        try device.start()
+        let handler = GroupKeeper { $0.respond(.success) }
+        try device.attach(processes[0].space, to: pasid(1), handler: isAskedFor ? handler : nil)
+        let pinned = PinBox(try device.pin(pages(0), pasid: pasid(1), rights: .read))
+        box.update { $0 = pinned }
+        let mover = try OSThread(name: "mover") {
+            var error: DMAError?
+            keepingPins {
+                repeat {
+                    error = errorOf { () throws(DMAError) in
+                        try device.replace(
+                            with: processes[1].space, at: pasid(1), handler: isAskedFor ? handler : nil)
+                    }
+                } while error == .deadlock
+            }
+            #expect(error == nil)
+        }
+        isMoving.wait { $0 }
+        let results = Shared<[Result<UInt8, AccessFailure>]>([])
+        let reader = try OSThread(name: "reader") {
+            let mark = device.mark(pasid(1))
+            results.update { $0.append(mark) }
+        }
+        // Time for an access that does not wait to fail; one that does has all the time it needs.
+        for _ in 0..<100 { sched_yield() }
+        box.update { $0.take() }?.unpin()
+        mover.join()
+        reader.join()
+        #expect(results.value == [.success(2)] || results.value == [.success(1)])
+        #expect(handler.groups.isEmpty)
+        #expect(device.mark(pasid(1)) == .success(2))
+        device.remove()
+    }
+
     @Test func `R109 nothing is bound or attached while the device is reset`() throws {
         let process = try system.process()
         let device = try system.device()
@@ -333,6 +381,35 @@ import Testing
         }
         #expect(errors == [.busy, .busy, .busy, .busy])
         try device.attach(process.space)
+        device.remove()
+    }
+
+    @Test func `nobody can end an attachment before the record has it, nor begin one before it has the last one's end`()
+        throws
+    {
+        let own = Shared<SVADevice?>(nil)
+        let errors = Shared<[DMAError?]>([])
+        let space = IOAddressSpace()
+        let device = SVADevice(
+            in: system.pasids, faultQueue: system.queue,
+            trace: { event in
+                guard let device = own.value else { return }
+                switch event {
+                case .attached, .replaced:
+                    errors.update { $0.append(errorOf { () throws(DMAError) in try device.detach(from: pasid(1)) }) }
+                case .detached:
+                    errors.update {
+                        $0.append(errorOf { () throws(DMAError) in try device.attach(space, to: pasid(1)) })
+                    }
+                default: break
+                }
+            })
+        own.update { $0 = device }
+        try device.attach(space, to: pasid(1))
+        try device.replace(with: IOAddressSpace(), at: pasid(1))
+        try device.detach(from: pasid(1))
+        #expect(errors.value == [.busy, .busy, .busy])
+        own.update { $0 = nil }
         device.remove()
     }
 

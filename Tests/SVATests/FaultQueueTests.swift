@@ -49,6 +49,32 @@ import Testing
         queue.remove(device)
     }
 
+    @Test func `R115 who owns the PASIDs gets the faults of one that is attached just then`() throws {
+        let own = Shared<PlainDevice?>(nil)
+        let other = GroupKeeper()
+        let lookups = Shared(0)
+        let device = PlainDevice(onLookup: {
+            lookups.update { $0 += 1 }
+            // The owner has answered the fault of another thread, by attaching the PASID.
+            if lookups.value == 1 { own.value?.route(pasid(2), to: other, attachment: 2) }
+        })
+        own.update { $0 = device }
+        device.route(nil, to: keeper, attachment: 1)
+        device.route(pasid(2), to: keeper, attachment: 1)
+        try queue.add(device)
+        try device.report(1, pasid(2))
+        #expect(keeper.groups.map(\.pasid) == [pasid(2)])
+        #expect(device.responses == [])
+        // An attachment of the PASID's own that is gone takes its faults along.
+        lookups.update { $0 = 0 }
+        device.route(nil, to: keeper, attachment: 3)
+        device.route(pasid(2), to: keeper, attachment: 1)
+        #expect(errorOf { () throws(DMAError) in try device.report(2, group: 1, pasid(2)) } == .invalid)
+        #expect(device.responses == [answer(.invalid, group: 1, pasid(2))])
+        queue.remove(device)
+        own.update { $0 = nil }
+    }
+
     @Test func `R116, R117, R118, R120, R123 a group has its requests as they came, and one answer`() throws {
         try queue.add(device)
         try device.report(7, group: 1, isLast: false)
@@ -284,17 +310,98 @@ import Testing
         #expect(try !queue.flush(device, until: .now))
         // Another device has nothing to wait for.
         #expect(try queue.flush(stranger))
-        let isFlushed = Shared(false)
+        let order = Shared<[String]>([])
+        let isFlushing = Shared(false)
         let flusher = try OSThread(name: "flusher") {
+            isFlushing.update { $0 = true }
             #expect(errorOf { () throws(DMAError) in try queue.flush(device) } == nil)
-            isFlushed.update { $0 = true }
+            let count = device.responses.count
+            order.update { $0.append("flushed with \(count)") }
         }
-        #expect(!isFlushed.value)
+        isFlushing.wait { $0 }
         isReleased.update { $0 = true }
         flusher.join()
+        #expect(order.value == ["flushed with 1"])
         #expect(device.responses == [answer(.success)])
         queue.remove(device)
         queue.remove(stranger)
+        other.remove()
+    }
+
+    @Test func `R131 a flush does not wait for work that came after it`() throws {
+        let isFlushed = Shared(false)
+        let device = device
+        let count = Shared<UInt16>(0)
+        // Each fault has the next one reported before it is done, so that there is work at any time.
+        let (_, other) = try process { _ in
+            if isFlushed.value { return }
+            let group = count.update { count in
+                count = (count + 1) % 512
+                return count
+            }
+            #expect(errorOf { () throws(DMAError) in try device.report(1, group: group) } == nil)
+        }
+        try queue.add(device)
+        try device.report(1)
+        #expect(try queue.flush(device, until: .after(.seconds(60))))
+        isFlushed.update { $0 = true }
+        try queue.flush(device)
+        queue.remove(device)
+        other.remove()
+    }
+
+    @Test func `R131 a flush waits until the work is let go of, which may be the last to know its context`() throws {
+        let isReleased = Shared(false)
+        let isEnding = Shared(false)
+        let mayEnd = Shared(false)
+        var configuration = SVADevice.Configuration()
+        configuration.flushTime = .zero
+        let pasids = PASIDSpace()
+        let device = SVADevice(configuration, in: pasids, faultQueue: queue)
+        try device.start()
+        func leaveToQueue() throws -> OSThread {
+            let end = AtEnd {
+                isEnding.update { $0 = true }
+                mayEnd.wait { $0 }
+            }
+            let process = try Process(pasids) { _ in withExtendedLifetime(end) { isReleased.wait { $0 } } }
+            let handle = try device.bind(process.context)
+            let reader = try OSThread(name: "reader") { #expect(device.mark(pasid(1)) == .failure(.refused)) }
+            process.pager.waitUntilAsked()
+            try handle.unbind()
+            return reader
+        }
+        try leaveToQueue().join()
+        isReleased.update { $0 = true }
+        isEnding.wait { $0 }
+        #expect(try !queue.flush(device, until: .now))
+        mayEnd.update { $0 = true }
+        #expect(try queue.flush(device))
+        device.remove()
+        #expect(pasids.pasidCount == 0)
+    }
+
+    @Test func `S7 a pager that hangs keeps its thread, and nothing that was answered without it`() throws {
+        var configuration = FaultQueue.Configuration()
+        configuration.threadCount = 1
+        configuration.responseTime = .milliseconds(5)
+        let queue = try FaultQueue(configuration)
+        let isReleased = Shared(false)
+        let (process, other) = try process { _ in isReleased.wait { $0 } }
+        let watch = GroupWatch(try #require(device.faultRoute(for: pasid(1))).handler)
+        device.route(pasid(1), to: watch)
+        try queue.add(device)
+        for number in 0..<40 as Range<UInt16> {
+            try device.report(1, group: number)
+            device.waitForResponses(Int(number) + 1)
+        }
+        #expect(device.responses.allSatisfy { $0.code == .invalid })
+        #expect(process.pager.askedPages == [1])
+        // The one that is handled, the last one, and one that the deadline's thread may just be letting go of.
+        #expect(watch.aliveCount <= 3)
+        #expect(queue.remove(device))
+        isReleased.update { $0 = true }
+        queue.stop()
         other.remove()
     }
 

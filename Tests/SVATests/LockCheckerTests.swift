@@ -61,6 +61,26 @@ import Testing
         #expect(classes.contains("the handling of a device's faults") && classes.contains("the lock of the model"))
     }
 
+    @Test func `a reset under a lock that a handler takes`() throws {
+        let reports = try reports {
+            let world = try World()
+            let (device, lock) = (world.device, world.lock)
+            let handler = GroupKeeper { group in
+                lock.withLock { _ in }
+                group.respond(.invalid)
+            }
+            try device.attach(IOAddressSpace(), to: pasid(2), handler: handler)
+            #expect(device.mark(pasid(2)) == .failure(.refused))
+            // It waits for whoever reports to a handler, were there nobody now.
+            lock.withLock { _ in device.reset() }
+            device.remove()
+            world.system.queue.stop()
+        }
+        #expect(reports.map(\.kind) == [.lockOrder])
+        let classes = try #require(reports.first).classes.map(\.description)
+        #expect(classes.contains("the sending of page requests") && classes.contains("the lock of the model"))
+    }
+
     @Test func `a pager that flushes its own device`() throws {
         let own = Shared<(System, SVADevice)?>(nil)
         let reports = try reports {

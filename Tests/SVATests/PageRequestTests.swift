@@ -191,6 +191,17 @@ import Testing
         device.remove()
     }
 
+    @Test func `R115 a PASID that is attached is not unknown, though nobody takes its faults`() throws {
+        let owner = GroupKeeper { $0.respond(.invalid) }
+        let device = try system.device()
+        try device.attach(IOAddressSpace(), handler: owner, takesUnknownPASIDs: true)
+        try device.attach(IOAddressSpace(), to: pasid(1))
+        #expect(device.mark(pasid(1)) == .failure(.memory(.notFound)))
+        #expect(device.mark(pasid(2)) == .failure(.refused))
+        #expect(owner.groups.map(\.pasid) == [pasid(2)])
+        device.remove()
+    }
+
     @Test func `one fault goes as the documentation says`() throws {
         let counts = Shared<[Int]>([])
         let own = Shared<SVADevice?>(nil)

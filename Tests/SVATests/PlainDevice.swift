@@ -11,18 +11,25 @@ final class PlainDevice: FaultingDevice {
     private let routes = Shared<[PASID?: FaultRoute]>([:])
     private let list = Shared<[PageResponse]>([])
     private let onResponse: @Sendable (PageResponse) -> Void
+    private let onLookup: @Sendable () -> Void
 
+    /// - Parameter onLookup: called after each look at where a fault goes.
     init(
         canRespond: Bool = true, limit: Int = 64, wantsPASID: Bool = true,
-        onResponse: @escaping @Sendable (PageResponse) -> Void = { _ in }
+        onResponse: @escaping @Sendable (PageResponse) -> Void = { _ in },
+        onLookup: @escaping @Sendable () -> Void = {}
     ) {
+        self.onLookup = onLookup
         self.canRespond = canRespond
         outstandingRequestLimit = limit
         wantsPASIDInResponses = wantsPASID
         self.onResponse = onResponse
     }
 
-    func faultRoute(for pasid: PASID?) -> FaultRoute? { routes.value[pasid] }
+    func faultRoute(for pasid: PASID?) -> FaultRoute? {
+        defer { onLookup() }
+        return routes.value[pasid]
+    }
 
     func route(_ pasid: PASID?, to handler: any PageFaultHandler, attachment: UInt64 = 1) {
         routes.update { $0[pasid] = FaultRoute(handler: handler, attachment: attachment) }
@@ -71,6 +78,25 @@ final class GroupKeeper: PageFaultHandler {
     func wait(for count: Int) { list.wait { $0.count >= count } }
 
     func forget() { list.update { $0 = [] } }
+}
+
+/// A handler that hands groups on and knows which are still there.
+final class GroupWatch: PageFaultHandler {
+    private struct Place {
+        weak var group: FaultGroup?
+    }
+
+    private let handler: any PageFaultHandler
+    private let places = Monitor<[Place]>([])
+
+    init(_ handler: any PageFaultHandler) { self.handler = handler }
+
+    func take(_ group: FaultGroup) -> Bool {
+        places.withLock { $0.append(Place(group: group)) }
+        return handler.take(group)
+    }
+
+    var aliveCount: Int { places.withLock { places in places.count { $0.group != nil } } }
 }
 
 extension FaultGroup {

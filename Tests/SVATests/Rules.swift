@@ -77,9 +77,7 @@ extension Rule {
         Rule("S4", "An answer carries a PASID if the device asked for it."),
         Rule("S5", "A page may be gone again after success."),
         Rule("S6", "An access that cannot ask is unrecoverable, and only told of."),
-        Rule(
-            "S7", "A handler never blocks for ever.",
-            .elsewhere("The device is answered without it: R145. What its thread waits for is the pager's business.")),
+        Rule("S7", "A handler never blocks for ever."),
         Rule("S8", "A removal answers each group once, and keeps its steps."),
         Rule("S9", "A surprise removal does the same and waits for nobody."),
         Rule("S10", "A reset keeps the bindings and starts again."),

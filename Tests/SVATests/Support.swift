@@ -39,6 +39,15 @@ final class Shared<Value: Sendable>: Sendable {
     func wait(until isDone: (Value) -> Bool) { monitor.wait { isDone($0) ? () : nil } }
 }
 
+/// Runs something when the last reference goes.
+final class AtEnd: Sendable {
+    private let body: @Sendable () -> Void
+
+    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+
+    deinit { body() }
+}
+
 /// Numbers that are the same for the same seed, whatever the library does. SplitMix64
 struct SeededGenerator: RandomNumberGenerator {
     private var state: UInt64
@@ -261,4 +270,36 @@ final class PinBox: @unchecked Sendable {  // Only who takes the box out of its 
     init(_ pin: consuming PinnedMemory) { self.pin = consume pin }
 
     func unpin() { pin.take()?.unpin() }
+}
+
+/// Memory of a peer that is reached by calls. Reads and writes past its end are refused.
+final class PeerBytes: RemoteMemory {
+    private let state: Monitor<[UInt8]>
+    private let base: UInt64
+
+    /// - Parameter base: the address of the first byte.
+    init(count: Int, at base: UInt64 = page) {
+        state = Monitor([UInt8](repeating: 0, count: count))
+        self.base = base
+    }
+
+    var bytes: [UInt8] { state.withLock { $0 } }
+
+    func read(at iova: IOVA, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) {
+        let part = try part(buffer.count, at: iova)
+        state.withLock { bytes in for (index, byte) in bytes[part].enumerated() { unsafe buffer[index] = byte } }
+    }
+
+    func write(_ bytes: UnsafeRawBufferPointer, at iova: IOVA) throws(DMAError) {
+        let part = try part(bytes.count, at: iova)
+        state.withLock { own in for (index, place) in part.enumerated() { own[place] = unsafe bytes[index] } }
+    }
+
+    func revoke() {}
+
+    private func part(_ count: Int, at iova: IOVA) throws(DMAError) -> Range<Int> {
+        guard iova.rawValue >= base, iova.rawValue - base <= UInt64(bytes.count - count) else { throw .badAddress }
+        let first = Int(iova.rawValue - base)
+        return first..<first + count
+    }
 }

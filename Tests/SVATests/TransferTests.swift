@@ -76,6 +76,82 @@ import Testing
         device.remove()
     }
 
+    @Test func `an access with no rights asks nobody and fails at once`() throws {
+        let pin = errorOf { () throws(AccessFailure) in
+            try device.pin(pages(0), pasid: pasid(1), rights: []).unpin()
+        }
+        #expect(pin == .memory(.invalid))
+        let translations = errorOf { () throws(AccessFailure) in
+            try unsafe device.withTranslations(of: pages(0), pasid: pasid(1), rights: []) { _ in }
+        }
+        #expect(translations == .memory(.invalid))
+        #expect(system.record.requests == [])
+        device.remove()
+    }
+
+    @Test func `what was transferred before a page was missing is not transferred again`() throws {
+        let object = try MemoryObject.anonymous(byteCount: 3 * Int(page))
+        let space = IOAddressSpace()
+        @Sendable func map(_ number: UInt64) -> DMAError? {
+            errorOf { () throws(DMAError) in
+                try space.map(
+                    .file(object, offset: number * page), at: IOVA(number * page), byteCount: page,
+                    rights: [.read, .write])
+            }
+        }
+        #expect(map(0) == nil)
+        let seen = Shared<[UInt8]>([])
+        let handler = GroupKeeper { group in
+            // Whoever waits for the first bytes has them, and goes on to use their place.
+            let mark = unsafe object.bytes[0]
+            seen.update { $0.append(mark) }
+            unsafe object.bytes[0] = 0x55
+            for number in group.pageNumbers { #expect(map(number) == nil) }
+            group.respond(.success)
+        }
+        let device = try system.device { $0.requestsPerGroup = 1 }
+        try device.attach(space, to: pasid(9), handler: handler)
+        try device.write([UInt8](repeating: 0xee, count: 3 * Int(page)), to: iova(0), pasid(9))
+        #expect(seen.value == [0xee, 0x55])
+        let all = unsafe [UInt8](object.bytes)
+        #expect(all[0] == 0x55)
+        #expect(all.dropFirst().allSatisfy { $0 == 0xee })
+        try space.unmap(pages(1, 2))
+        #expect(try device.read(pages(0, 3), pasid(9))[0] == 0x55, "it was read before the handler was asked again")
+        device.remove()
+        self.device.remove()
+    }
+
+    @Test func `memory that is reached by messages is read and written, beside memory whose pages are asked for`()
+        throws
+    {
+        let peer = PeerBytes(count: Int(page))
+        try process.space.map(.remote(peer), at: iova(page), byteCount: page, rights: [.read, .write])
+        try device.write([UInt8](repeating: 9, count: 3 * Int(page)), to: iova(0), pasid(1))
+        #expect(process.pager.askedPages == [0, 2])
+        #expect(peer.bytes.allSatisfy { $0 == 9 })
+        #expect(try device.read(pages(0, 4), pasid(1)).prefix(3 * Int(page)).allSatisfy { $0 == 9 })
+        #expect(process.pager.askedPages == [0, 2, 3])
+        #expect(try device.read(bytes(16, ofPage: 1), pasid(1)) == [UInt8](repeating: 9, count: 16))
+        #expect(try device.read(pages(0, 64), pasid(1))[Int(page)] == 9)
+        device.remove()
+    }
+
+    @Test func `what cannot be pinned is not asked for, however long it is`() throws {
+        let peer = PeerBytes(count: Int(page))
+        let length: UInt64 = 1 << 60
+        let long = IOVARange(first: IOVA(length), last: IOVA(2 * length - 1))
+        try process.space.map(.remote(peer), at: long.first, byteCount: length, rights: [.read, .write])
+        for range in [long, IOVARange(first: long.first, last: IOVA(long.first.rawValue + 99))] {
+            let error = errorOf { () throws(AccessFailure) in
+                try device.pin(range, pasid: pasid(1), rights: .read).unpin()
+            }
+            #expect(error == .memory(.invalid))
+        }
+        #expect(system.record.requests == [])
+        device.remove()
+    }
+
     @Test func `a page that is unmapped while devices read is asked for again and never read wrong`() throws {
         let isOver = Shared(false)
         let (process, device) = (process, device)

@@ -1,3 +1,4 @@
+import CopyEngine
 import Edu
 import Foundation
 import NVMe
@@ -16,6 +17,7 @@ struct RegisterPage: CustomTestStringConvertible, Sendable {
     /// Every page; a new device adds a line.
     static let all = [
         RegisterPage(path: "Sources/Edu/Edu.docc/Registers.md", table: EduRegister.map.markdownTable),
+        RegisterPage(path: "Sources/CopyEngine/CopyEngine.docc/Registers.md", table: CopyEngine.registerTable),
         RegisterPage(path: "Sources/NVMe/NVMe.docc/NVMe.md", table: NVMeController.registerTable),
         RegisterPage(path: "Sources/Virtio/Virtio.docc/Registers.md", table: CommonRegister.map.markdownTable),
         RegisterPage(
