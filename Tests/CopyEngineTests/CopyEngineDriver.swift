@@ -89,11 +89,17 @@ extension CopyEngineDriver {
     }
 
     /// Describes the rings and enables the device.
-    func enable(hasPageRing: Bool = true) throws {
-        try describe(ring: Register.commandRing, at: address(CopyEngineDriver.commandRing), size: ringSize)
-        try describe(ring: Register.workRing, at: address(CopyEngineDriver.workRing), size: ringSize)
-        try describe(
-            ring: Register.pageRing, at: address(CopyEngineDriver.pageRing), size: hasPageRing ? ringSize : 0)
+    ///
+    /// - Parameter misplaced: a ring that the device is told to look for elsewhere.
+    func enable(hasPageRing: Bool = true, misplaced: UInt64? = nil) throws {
+        let rings = [
+            (Register.commandRing, CopyEngineDriver.commandRing, ringSize),
+            (Register.workRing, CopyEngineDriver.workRing, ringSize),
+            (Register.pageRing, CopyEngineDriver.pageRing, hasPageRing ? ringSize : 0),
+        ]
+        for (ring, place, size) in rings {
+            try describe(ring: ring, at: ring == misplaced ? 0x7000_0000 : address(place), size: size)
+        }
         (commandTail, workTail, pageHead) = (0, 0, 0)
         try write(Register.control, 1)
         try wait { try status & Status.ready != 0 }

@@ -73,7 +73,6 @@ enum House {
         "Sources/PCI/BarMemory.swift",
         "Sources/PCI/GuestMemory.swift",
         "Sources/SVA/PASIDTable.swift",
-        "Sources/SVA/SVADevice+Faults.swift",
         "Sources/SVA/SVADevice+Transfer.swift",
         "Sources/SVA/TranslationCache.swift",
         "Sources/VFIOUserCheck/RawConnection.swift",

@@ -3,7 +3,7 @@ import JSONText
 import Testing
 
 @Suite struct `Checking our own servers` {
-    @Test(arguments: ["edu", "nvme", "virtio-rng"])
+    @Test(arguments: ["edu", "nvme", "copy-engine", "virtio-rng"])
     func `nothing of the checklist fails`(device: String) throws {
         let image = FileManager.default.temporaryDirectory.path + "/outboard-\(UUID().uuidString.prefix(8)).img"
         defer { try? FileManager.default.removeItem(atPath: image) }

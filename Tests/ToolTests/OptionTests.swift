@@ -1,6 +1,7 @@
 import Foundation
 import LinuxHost
 import Testing
+import VFIOUserClient
 
 @Suite struct `Options of serve` {
     @Test(
@@ -10,8 +11,37 @@ import Testing
             ["--inject", "seed=1,seed=2"],
         ])
     func `a value that makes no sense is a usage error of one line`(options: [String]) throws {
+        try expectUsageError(["edu"] + options)
+    }
+
+    @Test(
+        arguments: [
+            ["--pasids", "1"], ["--pasids", "1048577"], ["--workers", "0"], ["--page-timeout", "3601"],
+            ["--max-mappings", "0"], ["--dma-mask", "40"],
+        ])
+    func `so are those of the copy engine`(options: [String]) throws {
+        try expectUsageError(["copy-engine"] + options)
+    }
+
+    @Test func `those of the copy engine reach it, the command line's before the file's`() throws {
+        let file = FileManager.default.temporaryDirectory.path + "/outboard-\(UUID().uuidString.prefix(8)).json"
+        defer { try? FileManager.default.removeItem(atPath: file) }
+        for (fromFile, options, expected) in [(300, [], 300), (300, ["--pasids", "77"], 77)]
+            as [(Int, [String], UInt32)]
+        {
+            let text = #"{"device": "copy-engine", "options": {"pasids": \#(fromFile), "workers": 2}}"#
+            try Data(text.utf8).write(to: URL(fileURLWithPath: file))
+            let tool = try RunningTool(serving: ["copy-engine", "--config", file] + options)
+            tool.waitForSocket()
+            let client = try Client(path: tool.socketPath, replyTimeout: .seconds(30))
+            #expect(try client.readRegister(UInt32.self, region: 0, at: 8) == expected)
+            #expect(tool.terminate() == 0)
+        }
+    }
+
+    private func expectUsageError(_ arguments: [String]) throws {
         let pipe = Pipe()
-        let tool = try RunningTool(serving: ["edu"] + options, standardError: pipe.fileHandleForWriting)
+        let tool = try RunningTool(serving: arguments, standardError: pipe.fileHandleForWriting)
         #expect(tool.waitForEnd() == 64)
         try pipe.fileHandleForWriting.close()
         let text = try String(decoding: pipe.fileHandleForReading.readToEnd() ?? Data(), as: UTF8.self)
