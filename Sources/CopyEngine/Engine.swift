@@ -47,7 +47,12 @@ extension Engine {
         statistics.reset()
     }
 
-    var isExecuting: Bool { state.withLock { !$0.workers.isIdle } }
+    /// Whether memory may be being read. Work that waits for pages waits for no answer of the bus's, and whoever resets the
+    /// function does not have to let it end first.
+    var hasPendingTransactions: Bool {
+        let waiting = statistics.waitingGroups
+        return state.withLock { $0.workers.isFetching || $0.workers.executing > waiting }
+    }
 
     /// Has all threads end what they do and return.
     func stop() { state.update { $0.isEnding = true } }

@@ -21,6 +21,9 @@ final class WaitStatistics: Sendable {
 
     var counts: Counts { state.withLock { $0.counts } }
 
+    /// How many groups wait for an answer.
+    var waitingGroups: Int { state.withLock { $0.sent.count } }
+
     func reset() { state.withLock { $0.counts = Counts() } }
 
     /// Takes what an `SVADevice` tells.
