@@ -115,10 +115,10 @@ void engine_check_errors(const struct engine *engine)
         fail("the device's status is 0x%x", status);
 }
 
-static void forget_interrupts(struct engine *engine)
+void take_interrupts(struct engine *engine)
 {
     uint64_t count;
-    for (int i = 0; i < VECTORS; i++)
+    for (int i = 0; has_interrupts(engine) && i < VECTORS; i++)
         if (read(engine->events[i], &count, sizeof(count)) == sizeof(count))
             engine->interrupts[i] += count;
 }
@@ -137,7 +137,7 @@ void engine_wait(struct engine *engine, uint64_t since, const char *what)
     if (poll(wanted, VECTORS, WAIT_MILLISECONDS) <= 0 || now() - since > WAIT_NANOSECONDS)
         fail("no interrupt: %s; the device's status is 0x%x", what, engine_read(engine, ENGINE_STATUS));
     uint64_t errors = engine->interrupts[VECTOR_ERROR];
-    forget_interrupts(engine);
+    take_interrupts(engine);
     if (engine->interrupts[VECTOR_ERROR] != errors)
         engine_check_errors(engine);
 }
@@ -228,16 +228,4 @@ uint32_t next_group(struct engine *engine, struct page_request *requests, uint32
     if (count > 0)
         fail("%u page requests and no last one of their group", count);
     return 0;
-}
-
-void expect_record(const struct completion *record, struct completion expected, const char *what)
-{
-    if (memcmp(record, &expected, sizeof(expected)) == 0)
-        return;
-    fail("%s: status %u, operand %u, error %u, tag %llu, %llu bytes, fault address 0x%llx;"
-         " not status %u, operand %u, error %u, tag %llu, %llu bytes, fault address 0x%llx",
-        what, record->status, record->operand, record->error, (unsigned long long)record->tag,
-        (unsigned long long)record->bytes, (unsigned long long)record->fault, expected.status, expected.operand,
-        expected.error, (unsigned long long)expected.tag, (unsigned long long)expected.bytes,
-        (unsigned long long)expected.fault);
 }

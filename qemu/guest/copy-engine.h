@@ -134,8 +134,8 @@ struct engine {
     uint32_t page_request_tail; /* as it was read last: reading it costs much more than reading memory */
     uint32_t pasid_limit, requests_per_group;
     uint64_t records_used; /* of those of commands */
-    int events[VECTORS];
-    uint64_t interrupts[VECTORS];
+    int events[VECTORS]; /* of a device behind an IOMMU */
+    uint64_t interrupts[VECTORS]; /* how many were taken */
 };
 
 void engine_open(struct engine *engine, const char *address);
@@ -153,6 +153,9 @@ void engine_check_errors(const struct engine *engine);
    ends. `since` is when what is waited for began. */
 void engine_wait(struct engine *engine, uint64_t since, const char *what);
 
+/* Takes the interrupts that have come. */
+void take_interrupts(struct engine *engine);
+
 /* Puts an entry into a ring; the device is told of it by ring_tell, or earlier where the ring is full. */
 void ring_put(struct engine *engine, struct ring *ring, struct descriptor descriptor);
 void ring_tell(struct engine *engine, struct ring *ring);
@@ -168,8 +171,5 @@ const struct completion *command_and_wait(struct engine *engine, struct descript
 
 /* Takes a whole group out of the page request ring, if there is one; returns how many requests it has. */
 uint32_t next_group(struct engine *engine, struct page_request *requests, uint32_t most);
-
-/* Ends the program unless the record says this in all its fields. */
-void expect_record(const struct completion *record, struct completion expected, const char *what);
 
 #endif

@@ -93,13 +93,11 @@ static void add_latency(struct pager *pager, uint64_t latency)
     pager->latencies[pager->latency_count++] = latency;
 }
 
-bool pager_serve(struct pager *pager)
+/* Returns whether there was an answer that has been read. */
+static bool look_at_answers(struct pager *pager)
 {
-    struct page_request requests[MOST_REQUESTS];
-    bool went_on = false;
-    for (uint32_t count; (count = next_group(pager->engine, requests, MOST_REQUESTS)) > 0; went_on = true)
-        serve_group(pager, requests, count, now());
-    while (pager->answers_under_way > 0) {
+    uint32_t before = pager->answers_under_way;
+    for (; pager->answers_under_way > 0; pager->answers_under_way--) {
         const struct answer *oldest = &pager->answers[pager->first_answer];
         if (status_of(oldest->record) == STATUS_NONE)
             break;
@@ -107,10 +105,19 @@ bool pager_serve(struct pager *pager)
             fail("an answer has the status %u, error %u", oldest->record->status, oldest->record->error);
         add_latency(pager, now() - oldest->seen);
         pager->first_answer = (pager->first_answer + 1) % MOST_ANSWERS;
-        pager->answers_under_way--;
-        went_on = true;
     }
-    return went_on;
+    return pager->answers_under_way < before;
+}
+
+bool pager_serve(struct pager *pager)
+{
+    struct page_request requests[MOST_REQUESTS];
+    bool went_on = false;
+    for (uint32_t count; (count = next_group(pager->engine, requests, MOST_REQUESTS)) > 0; went_on = true) {
+        serve_group(pager, requests, count, now());
+        look_at_answers(pager);
+    }
+    return look_at_answers(pager) || went_on;
 }
 
 void pager_finish(struct pager *pager)

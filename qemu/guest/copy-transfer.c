@@ -91,16 +91,6 @@ void transfer_run(struct transfer *transfer)
     pager_finish(transfer->pager);
 }
 
-void expect_success(const struct transfer *transfer, const char *what)
-{
-    for (uint32_t piece = 0; piece < transfer_pieces(transfer); piece++)
-        expect_record(record_of(transfer, piece),
-            (struct completion) {
-                .status = STATUS_SUCCESS, .tag = piece, .bytes = transfer_piece_length(transfer, piece),
-            },
-            what);
-}
-
 /* How much of what begins at an address lies in its page, and where. */
 static uint64_t in_page(
     const struct transfer *transfer, const struct space *space, uint64_t address, uint8_t **bytes)
@@ -115,11 +105,11 @@ static uint64_t least(uint64_t one, uint64_t two)
     return one < two ? one : two;
 }
 
-void expect_copied(const struct transfer *transfer, uint32_t piece, uint64_t offset, uint64_t count)
+/* So many bytes of a piece are to be those of the source. */
+static void expect_copied(const struct transfer *transfer, uint32_t piece, uint64_t count)
 {
     static uint8_t expected[PAGE_SIZE] __attribute__((aligned(8)));
-    uint64_t source = transfer_source(transfer, piece) + offset;
-    uint64_t destination = transfer_destination(transfer, piece) + offset;
+    uint64_t source = transfer_source(transfer, piece), destination = transfer_destination(transfer, piece);
     for (uint64_t part, done = 0; done < count; done += part) {
         uint64_t in_source = (source + done) % PAGE_SIZE;
         uint8_t *bytes;
@@ -132,9 +122,11 @@ void expect_copied(const struct transfer *transfer, uint32_t piece, uint64_t off
     }
 }
 
-void expect_untouched(const struct transfer *transfer, uint32_t piece, uint64_t offset, uint64_t count)
+/* From an offset on a piece is to be all canaries. */
+static void expect_untouched(const struct transfer *transfer, uint32_t piece, uint64_t offset)
 {
     uint64_t destination = transfer_destination(transfer, piece) + offset;
+    uint64_t count = transfer_piece_length(transfer, piece) - offset;
     for (uint64_t part, done = 0; done < count; done += part) {
         uint8_t *bytes;
         part = least(in_page(transfer, transfer->to, destination + done, &bytes), count - done);
@@ -142,4 +134,49 @@ void expect_untouched(const struct transfer *transfer, uint32_t piece, uint64_t 
             fail("piece %u has written at 0x%llx of PASID %u", piece, (unsigned long long)(destination + done),
                 transfer->to->pasid);
     }
+}
+
+/* Ends the program unless the record says this. What comes with a status is the device's to choose: how much it is sure
+   to have copied before a failure, and the error number. */
+static void expect_record(const struct completion *record, struct completion expected)
+{
+    bool is_success = expected.status == STATUS_SUCCESS;
+    bool has_bytes = is_success ? record->bytes == expected.bytes : record->bytes <= expected.bytes;
+    if (record->status == expected.status && record->operand == expected.operand && record->zero == 0
+        && record->tag == expected.tag && record->fault == expected.fault && has_bytes
+        && (!is_success || record->error == 0))
+        return;
+    fail("piece %llu: status %u, operand %u, error %u, tag %llu, %llu bytes, fault address 0x%llx;"
+         " expected status %u, operand %u, %llu bytes%s, fault address 0x%llx",
+        (unsigned long long)expected.tag, record->status, record->operand, record->error,
+        (unsigned long long)record->tag, (unsigned long long)record->bytes, (unsigned long long)record->fault,
+        expected.status, expected.operand, (unsigned long long)expected.bytes, is_success ? "" : " at most",
+        (unsigned long long)expected.fault);
+}
+
+void expect_success(const struct transfer *transfer, uint32_t piece)
+{
+    uint64_t length = transfer_piece_length(transfer, piece);
+    struct completion expected = { .status = STATUS_SUCCESS, .tag = piece, .bytes = length };
+    expect_record(record_of(transfer, piece), expected);
+    expect_copied(transfer, piece, length);
+}
+
+void expect_all_success(const struct transfer *transfer)
+{
+    for (uint32_t piece = 0; piece < transfer_pieces(transfer); piece++)
+        expect_success(transfer, piece);
+}
+
+void expect_failure(
+    const struct transfer *transfer, uint32_t piece, uint8_t status, uint8_t operand, uint64_t offset)
+{
+    bool is_source = operand == OPERAND_SOURCE;
+    uint64_t fault = (is_source ? transfer_source : transfer_destination)(transfer, piece) + offset;
+    struct completion expected = {
+        .status = status, .operand = operand, .tag = piece, .bytes = offset, .fault = fault,
+    };
+    expect_record(record_of(transfer, piece), expected);
+    expect_copied(transfer, piece, record_of(transfer, piece)->bytes);
+    expect_untouched(transfer, piece, offset);
 }

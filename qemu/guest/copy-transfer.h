@@ -32,10 +32,11 @@ uint64_t transfer_source(const struct transfer *transfer, uint32_t piece);
 uint64_t transfer_destination(const struct transfer *transfer, uint32_t piece);
 uint32_t transfer_pieces(const struct transfer *transfer);
 uint64_t transfer_piece_length(const struct transfer *transfer, uint32_t piece);
-/* All pieces are to have succeeded. */
-void expect_success(const struct transfer *transfer, const char *what);
-/* Bytes of a piece's destination are to be those of the source; or canaries. */
-void expect_copied(const struct transfer *transfer, uint32_t piece, uint64_t offset, uint64_t count);
-void expect_untouched(const struct transfer *transfer, uint32_t piece, uint64_t offset, uint64_t count);
+/* A piece is to have succeeded, and the destination to be what the source is; or all of them. */
+void expect_success(const struct transfer *transfer, uint32_t piece);
+void expect_all_success(const struct transfer *transfer);
+/* A piece is to have failed at a byte of its source or destination, with nothing copied that lies behind. */
+void expect_failure(
+    const struct transfer *transfer, uint32_t piece, uint8_t status, uint8_t operand, uint64_t offset);
 
 #endif
