@@ -144,7 +144,8 @@ let package = Package(
         .target(
             name: "FuzzBodies",
             dependencies: [
-                "BlockStorage", "CLinuxShims", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost", "NVMe", "PCI",
+                "BlockStorage", "CLinuxShims", "CopyEngine", "DMA", "DeviceModel", "Edu", "JSONText", "LinuxHost",
+                "NVMe", "PCI",
                 "VFIOUserCheck", "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserSession", "VFIOUserWire", "Virtio",
                 "VirtioEcho", "VirtioEntropy",
             ],

@@ -93,7 +93,7 @@ import Testing
                 try player.play(bytes)
                 let replies = player.statistics.replies - before.replies
                 let refused = player.statistics.errors.values.reduce(0, +) - before.errors.values.reduce(0, +)
-                if replies < 40 || refused > 2 { throw Finding("\(name): \(refused) of \(replies) messages refused") }
+                if replies < 36 || refused > 2 { throw Finding("\(name): \(refused) of \(replies) messages refused") }
             }
         }
     }

@@ -6,7 +6,7 @@ import VFIOUserCheck
 public enum Conversations {
     /// By name, one for each device.
     public static var all: [(String, [UInt8])] {
-        ServedDevice.Kind.allCases.map { ("qemu-\($0)", script(of: opening, device: UInt8($0.rawValue))) }
+        ServedDevice.Kind.allCases.map { ("qemu-\($0)", script(of: opening(of: $0), device: UInt8($0.rawValue))) }
     }
 
     private struct Step {
@@ -54,7 +54,10 @@ public enum Conversations {
         Step(Number.setInterrupts, bytes(.u32(20), .u32(flags), .u32(index), .u32(0), .u32(count)), kind)
     }
 
-    private static var opening: [Step] {
+    private static func opening(of device: ServedDevice.Kind) -> [Step] {
+        // QEMU asks a device for no interrupt that it does not have.
+        let hasMessagesOnly = device == .copyEngine
+        func unlessMessagesOnly(_ steps: Step...) -> [Step] { hasMessagesOnly ? [] : steps }
         var steps = [
             Step(Number.version, versionPayload(qemuCapabilities)),
             map(0, 0x8000, 0, .memory), map(0xfffc_0000, 0x40000, 0, nil), map(0x10_0000, 0x8000, 0x8000, .memory),
@@ -67,16 +70,20 @@ public enum Conversations {
             Step(Number.getInterruptInfo, bytes(.u32(16), .u32(0), .u32(3), .u32(0))),
             read(0, 256), read(0x30, 4), write(0x30, bytes(.u32(0xffff_f800))), read(0x30, 4),
             write(0x30, bytes(.u32(0))), read(0x10, 4), read(0x3d, 1),
-            interrupts(0x24, 0, 1, .counter), interrupts(0x24, 3, 1, .secondCounter),
-            interrupts(0x21, 0, 0, nil), read(4, 2), write(4, bytes(.u16(0))), Step(Number.resetDevice, []),
-            interrupts(0x24, 0, 1, .counter),
         ]
+        steps += unlessMessagesOnly(interrupts(0x24, 0, 1, .counter))
+        steps.append(interrupts(0x24, 3, 1, .secondCounter))
+        steps += unlessMessagesOnly(interrupts(0x21, 0, 0, nil))
+        steps += [read(4, 2), write(4, bytes(.u16(0))), Step(Number.resetDevice, [])]
+        steps += unlessMessagesOnly(interrupts(0x24, 0, 1, .counter))
         for bar in 0..<6 as Range<UInt64> { steps.append(write(0x10 + 4 * bar, bytes(.u32(0)))) }
-        return steps + [
+        steps += [
             write(0x10, bytes(.u32(0xffff_ffff))), read(0x10, 4), write(0x10, bytes(.u32(0xfe00_0000))),
             write(4, bytes(.u16(0x0103))), write(4, bytes(.u16(0x0107))),
-            interrupts(0x21, 0, 0, nil), interrupts(0x24, 1, 1, .counter), interrupts(0x24, 2, 1, nil),
-            interrupts(0x24, 2, 1, .secondCounter),
+        ]
+        steps += unlessMessagesOnly(interrupts(0x21, 0, 0, nil), interrupts(0x24, 1, 1, .counter))
+        return steps + [
+            interrupts(0x24, 2, 1, nil), interrupts(0x24, 2, 1, .secondCounter),
             Step(Number.unmapDMA, bytes(.u32(24), .u32(0), .u64(0), .u64(0x8000))),
             Step(Number.unmapDMA, bytes(.u32(24), .u32(2), .u64(0), .u64(0))),
         ]

@@ -56,7 +56,7 @@ extension Script {
 /// Messages about memory.
 extension Script {
     /// An address that mappings are at, or near, or one at an edge.
-    private mutating func address() -> UInt64 {
+    mutating func address() -> UInt64 {
         let way = choices.byte()
         if way < 240 { return UInt64(way & 31) << 12 }
         return way < 248 ? ~0xfff &- UInt64(way & 7) << 12 : choices.edge()
@@ -267,6 +267,7 @@ extension Script {
                 try enableNVMe()
             }
         case .window: try writeRegister(1, at: 16, bytes(.u64(UInt64(choices.byte()))))
+        case .copyEngine: try driveCopyEngine()
         }
     }
 
@@ -285,6 +286,7 @@ extension Script {
         case .nvme: try command()
         case .window:
             try writeRegister(1, at: choices.chance(64) ? 8 : 0, bytes(.u64(address() & ~0xfff)))
+        case .copyEngine: try useCopyEngine()
         }
         if choices.chance(160) { try waitForDevice() }
     }
@@ -295,8 +297,9 @@ extension Script {
         let (offset, busy, attempts): (UInt64, UInt8, Int) =
             switch device.kind {
             case .edu: (0x98, 1, 8)
-            // Nothing in its registers tells whether it is at work.
+            // Nothing in their registers tells whether they are at work.
             case .nvme: (0x1c, 0xff, 4)
+            case .copyEngine: (0x14, 0xff, 4)
             case .window: (0, 0, 0)
             }
         for _ in 0..<attempts {

@@ -1,4 +1,5 @@
 import BlockStorage
+import CopyEngine
 import DeviceModel
 import Edu
 import LinuxHost
@@ -8,7 +9,7 @@ import PCI
 /// A device that sessions are played against, and how one tells that it is well.
 struct ServedDevice {
     enum Kind: Int, CaseIterable, Sendable {
-        case edu, nvme, window
+        case edu, nvme, window, copyEngine
     }
 
     let kind: Kind
@@ -27,6 +28,9 @@ struct ServedDevice {
         var options = NVMeController.Options(serial: NVMeController.SerialNumber(derivedFrom: "fuzz"))
         options.queuePairs = 2
         options.workers = 1
+        var copying = CopyEngine.Options()
+        copying.workers = 2
+        copying.maximumMappings = 64
         let configuration: [UInt64] = [0, 4, 6, 0x10, 0x14, 0x18, 0x30, 0x34, 0x3c, 0x40, 0x44, 0x48, 0x50, 0x60, 0x80]
         return [
             ServedDevice(
@@ -54,6 +58,20 @@ struct ServedDevice {
                     (7, [0, 0xf8]),
                 ],
                 vectorCounts: [1, 4, UInt32(WindowDevice.vectorCount), 1, 1]),
+            ServedDevice(
+                kind: .copyEngine, device: try CopyEngine.makeFunction(copying),
+                sign: (0, 0, [0x43, 0x4f, 0x50, 0x59]),
+                interestingOffsets: [
+                    (
+                        0,
+                        [
+                            0, 8, 0x10, 0x14, 0x20, 0x28, 0x2c, 0x30, 0x40, 0x48, 0x50, 0x60, 0x68, 0x6c, 0x70, 0x80,
+                            0x98, 0x2000, 0x200c, 0x3000,
+                        ]
+                    ),
+                    (7, configuration),
+                ],
+                vectorCounts: [0, 0, 4, 1, 1]),
         ]
     }
 }
