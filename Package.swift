@@ -45,7 +45,7 @@ let package = Package(
     name: "outboard",
     products: [
         .executable(name: "outboard", targets: ["outboard"]),
-        .library(name: "Outboard", targets: ["DMA", "DeviceModel", "PCI", "VFIOUserServer"]),
+        .library(name: "Outboard", targets: ["DMA", "DeviceModel", "PCI", "SVA", "VFIOUserServer"]),
         .library(name: "DMA", targets: ["DMA"]),
         .library(name: "VFIOUserClient", targets: ["VFIOUserClient"]),
     ],
@@ -161,7 +161,7 @@ let package = Package(
             name: "Benchmarks",
             dependencies: [
                 "BlockStorage", "CBaselines", "CHeapCount", "CProcessCounters", "DMA", "DeviceModel", "IOMMUTestDriver",
-                "LinuxHost", "NVMe", "PCI", "VFIOUserServer", "VirtioIOMMU",
+                "LinuxHost", "NVMe", "PCI", "SVA", "VFIOUserServer", "VirtioIOMMU",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             path: "Tests/Benchmarks/Benchmarks",

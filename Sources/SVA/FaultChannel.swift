@@ -48,10 +48,15 @@ public final class FaultChannel: PageFaultHandler {
         /// Strikes out the groups that nobody has to answer any more. There are no more others than devices may have
         /// requests outstanding. The caller lets go of them without the lock: it may be the last to know their device.
         mutating func sweep() -> [FaultGroup] {
-            let settled = undelivered.filter { !$0.isPending } + delivered.values.filter { !$0.isPending }
-            guard !settled.isEmpty else { return [] }
-            undelivered.removeAll { !$0.isPending }
-            delivered = delivered.filter { $0.value.isPending }
+            // Each is asked once: what is answered in between must not be let go of here.
+            var settled: [FaultGroup] = []
+            var pending: [FaultGroup] = []
+            for group in undelivered { if group.isPending { pending.append(group) } else { settled.append(group) } }
+            undelivered = pending
+            for (cookie, group) in delivered where !group.isPending {
+                delivered[cookie] = nil
+                settled.append(group)
+            }
             return settled
         }
 

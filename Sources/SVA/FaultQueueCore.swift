@@ -11,7 +11,18 @@ final class FaultQueueCore: Sendable {
         let group: FaultGroup
         let body: @Sendable () -> Void
 
-        var device: ObjectIdentifier { ObjectIdentifier(group.device) }
+        var work: Work { Work(device: ObjectIdentifier(group.device), attachment: group.attachment) }
+    }
+
+    /// What a piece of work is about.
+    private struct Work {
+        let device: ObjectIdentifier
+        let attachment: UInt64
+
+        /// - Parameter attachment: one of the device; `nil` for all.
+        func concerns(_ device: ObjectIdentifier, _ attachment: UInt64?) -> Bool {
+            self.device == device && (attachment.map { $0 == self.attachment } ?? true)
+        }
     }
 
     private struct Load {
@@ -22,19 +33,22 @@ final class FaultQueueCore: Sendable {
         var items: [Item] = []
         var lastTicket: UInt64 = 0
         /// Of work that runs, by ticket.
-        var running: [UInt64: ObjectIdentifier] = [:]
+        var running: [UInt64: Work] = [:]
 
         /// Strikes out the work that nobody waits for any more, so that there is no more than devices may have requests
         /// outstanding, even if every thread hangs. The caller lets go of it without the lock.
         mutating func takeSettled() -> [Item] {
-            let settled = items.filter { !$0.group.isPending }
-            if !settled.isEmpty { items.removeAll { !$0.group.isPending } }
+            // Each is asked once: what is answered in between must not be let go of here.
+            var settled: [Item] = []
+            var pending: [Item] = []
+            for item in items { if item.group.isPending { pending.append(item) } else { settled.append(item) } }
+            items = pending
             return settled
         }
 
-        func hasWork(of device: ObjectIdentifier, upTo ticket: UInt64) -> Bool {
-            running.contains { $0.key <= ticket && $0.value == device }
-                || items.contains { $0.ticket <= ticket && $0.device == device }
+        func hasWork(of device: ObjectIdentifier, _ attachment: UInt64?, upTo ticket: UInt64) -> Bool {
+            running.contains { $0.key <= ticket && $0.value.concerns(device, attachment) }
+                || items.contains { $0.ticket <= ticket && $0.work.concerns(device, attachment) }
         }
     }
 
@@ -125,7 +139,7 @@ final class FaultQueueCore: Sendable {
     /// know a device or a context.
     private func workOnNext() -> UInt64? {
         guard let item = nextItem() else { return nil }
-        LockChecker.holding(.faultHandling, instance: item.device, mode: .shared) { item.body() }
+        LockChecker.holding(.faultHandling, instance: item.work.device, mode: .shared) { item.body() }
         return item.ticket
     }
 
@@ -133,24 +147,25 @@ final class FaultQueueCore: Sendable {
         load.wait { load -> Item?? in
             guard !load.items.isEmpty else { return load.hasEnded ? .some(nil) : nil }
             let item = load.items.removeFirst()
-            load.running[item.ticket] = item.device
+            load.running[item.ticket] = item.work
             return item
         }
     }
 
+    /// - Parameter attachment: the one whose faults are waited for; `nil` for all of the device.
     func flush(
-        _ device: any FaultingDevice, until deadline: MonotonicInstant?, file: StaticString = #fileID,
-        line: UInt32 = #line
+        _ device: any FaultingDevice, of attachment: UInt64? = nil, until deadline: MonotonicInstant?,
+        file: StaticString = #fileID, line: UInt32 = #line
     ) throws(DMAError) -> Bool {
         guard let faults = device.faultState.current, faults.queue === self else { throw .noDevice }
         let id = ObjectIdentifier(device)
         LockChecker.passes(through: .faultHandling, instance: id, file: file, line: line)
         let ticket = load.withLock { $0.lastTicket }
         guard let deadline else {
-            load.wait { $0.hasWork(of: id, upTo: ticket) ? nil : () }
+            load.wait { $0.hasWork(of: id, attachment, upTo: ticket) ? nil : () }
             return true
         }
-        return load.wait(until: deadline) { $0.hasWork(of: id, upTo: ticket) ? nil : () } != nil
+        return load.wait(until: deadline) { $0.hasWork(of: id, attachment, upTo: ticket) ? nil : () } != nil
     }
 
     // Deadlines

@@ -23,6 +23,8 @@ extension LockClass {
     static let faultHandling = LockClass("the handling of a device's faults")
     /// Shared by the threads that report requests of a device to their handlers. A reset or removal waits for it.
     static let requestSending = LockClass("the sending of page requests")
+    /// Held by whoever moves an attachment to another address space. An access that misses meanwhile waits for it.
+    static let replacing = LockClass("the replacement of a PASID's address space")
     /// Shared by the threads that handle a fault of a context. The end of the context waits for it.
     static let lease = LockClass("a lease of an address space context")
     /// Shared by the threads that use a cached translation. An invalidation of all waits for it.

@@ -69,10 +69,13 @@ final class PASIDSlot: Sendable {
     var moveCount: UInt64 { moves.load(ordering: .acquiring) }
 
     /// Whether a replacement has been under way since an access noted the count; waits for the end of one that still is.
-    func hasMoved(since count: UInt64) -> Bool {
+    ///
+    /// - Returns: `nil` when it has not ended in time.
+    func hasMoved(since count: UInt64, patience: Duration) -> Bool? {
         guard count % 2 == 1 || moveCount != count else { return false }
-        _ = isEmptyWhenSettled()
-        return true
+        return state.wait(until: .after(patience)) { state in
+            if case .changing = state { nil } else { true }
+        }
     }
 
     /// Attaches it to a space.
@@ -103,16 +106,25 @@ final class PASIDSlot: Sendable {
     func replace(with new: Attachment, _ settle: (_ serial: UInt64) -> Void) throws(DMAError) {
         let old = try beginChange(by: .device) { .changing($0) }
         moves.wrappingAdd(1, ordering: .acquiringAndReleasing)
-        defer { moves.wrappingAdd(1, ordering: .acquiringAndReleasing) }
         do throws(DMAError) {
-            try access.replace(with: new.space)
+            try LockChecker.holding(.replacing, instance: ObjectIdentifier(self)) { () throws(DMAError) in
+                try access.replace(with: new.space)
+            }
         } catch {
-            state.update { $0 = .attached(old) }
+            endMove(old)
             throw error
         }
         state.update { $0 = .changing(new) }
         settle(old.serial)
-        state.update { $0 = .attached(new) }
+        endMove(new)
+    }
+
+    /// Whoever has waited for the end of a replacement finds it counted.
+    private func endMove(_ attachment: Attachment) {
+        state.update { state in
+            moves.wrappingAdd(1, ordering: .acquiringAndReleasing)
+            state = .attached(attachment)
+        }
     }
 
     /// Takes the attachment away.

@@ -55,12 +55,10 @@ public final class PageRequestInterface: Sendable {
         }
     }
 
-    /// How many requests may be outstanding. "Outstanding Page Request Allocation"
-    public let creditLimit: Int
     private let state: Monitor<State>
 
+    /// - Parameter creditLimit: how many requests may be outstanding. "Outstanding Page Request Allocation"
     init(creditLimit: Int) {
-        self.creditLimit = creditLimit
         state = Monitor(State(credits: creditLimit), as: .pageRequests)
     }
 

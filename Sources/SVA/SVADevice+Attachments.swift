@@ -31,10 +31,9 @@ extension SVADevice {
         takesUnknownPASIDs: Bool = false
     ) throws(DMAError) {
         try changing(pasid) { (slot) throws(DMAError) in
-            let attachment = PASIDSlot.Attachment(
-                owner: .device, space: space, handler: handler,
-                takesUnknownPASIDs: takesUnknownPASIDs && pasid == nil, serial: newAttachmentSerial())
-            try slot.attach(attachment) { trace(.attached(pasid)) }
+            try slot.attach(newAttachment(of: space, to: pasid, handler, takesUnknownPASIDs)) {
+                trace(.attached(pasid))
+            }
         }
     }
 
@@ -49,10 +48,7 @@ extension SVADevice {
         takesUnknownPASIDs: Bool = false
     ) throws(DMAError) {
         try changing(pasid) { (slot) throws(DMAError) in
-            let attachment = PASIDSlot.Attachment(
-                owner: .device, space: space, handler: handler,
-                takesUnknownPASIDs: takesUnknownPASIDs && pasid == nil, serial: newAttachmentSerial())
-            try slot.replace(with: attachment) { old in
+            try slot.replace(with: newAttachment(of: space, to: pasid, handler, takesUnknownPASIDs)) { old in
                 faultState.current?.refuse(attachment: old)
                 trace(.replaced(pasid))
             }
@@ -68,6 +64,14 @@ extension SVADevice {
     public func detach(from pasid: PASID? = nil) throws(DMAError) {
         guard let slot = table.slot(of: pasid) else { throw .invalid }
         try detach(slot, by: .device)
+    }
+
+    private func newAttachment(
+        of space: IOAddressSpace, to pasid: PASID?, _ handler: (any PageFaultHandler)?, _ takesUnknownPASIDs: Bool
+    ) -> PASIDSlot.Attachment {
+        PASIDSlot.Attachment(
+            owner: .device, space: space, handler: handler, takesUnknownPASIDs: takesUnknownPASIDs && pasid == nil,
+            serial: newAttachmentSerial())
     }
 
     /// Runs `body` with the slot of a PASID, or of none; a reset or removal that comes meanwhile waits for it.
@@ -100,18 +104,18 @@ extension SVADevice {
         try slot.detach(by: owner) { serial in
             // No fault comes to it any more. Those that a thread handles are waited for, since the next to have the PASID
             // must not get their pages; for the others the device waits no longer.
-            flushFaults(within: configuration.flushTime)
+            flushFaults(of: serial, within: configuration.flushTime)
             faultState.current?.refuse(attachment: serial)
         } _: {
             trace(.detached(slot.pasid))
         }
     }
 
-    /// Waits for the faults of the device that are being handled.
-    func flushFaults(within time: Duration) {
+    /// Waits for the faults of the device, or of one attachment, that are being handled.
+    func flushFaults(of attachment: UInt64? = nil, within time: Duration) {
         guard let faultQueue, faultState.isAdded else { return }
         do throws(DMAError) {
-            let isComplete = try faultQueue.flush(self, until: .after(time))
+            let isComplete = try faultQueue.flush(self, of: attachment, until: .after(time))
             trace(.flushed(isComplete: isComplete))
         } catch {
             // It was removed from the queue meanwhile: everything is answered.

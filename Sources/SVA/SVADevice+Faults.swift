@@ -8,7 +8,7 @@ extension SVADevice {
     /// - Parameter range: what is left to be accessed, whenever it is asked for.
     func withFaults<Result: ~Copyable>(
         _ pasid: PASID?, _ range: @autoclosure () -> IOVARange, _ rights: AccessRights, at place: SourcePlace,
-        _ attempt: (DMAAccess) throws(DMAError) -> Result
+        _ attempt: (PASIDSlot) throws(DMAError) -> Result
     ) throws(AccessFailure) -> Result {
         // A request for no rights is a stop marker, and nobody would answer it.
         guard !rights.isEmpty else { throw .memory(.invalid) }
@@ -21,7 +21,7 @@ extension SVADevice {
             let error: DMAError
             do throws(DMAError) {
                 guard let slot else { throw .notFound }
-                return try attempt(slot.access)
+                return try attempt(slot)
             } catch let refusal {
                 error = refusal
             }
@@ -30,7 +30,12 @@ extension SVADevice {
             case .notFound, .notPermitted, .invalid: break
             default: throw .memory(error)
             }
-            if let slot, slot.hasMoved(since: moveCount) { continue }
+            if let slot {
+                guard let hasMoved = slot.hasMoved(since: moveCount, patience: configuration.requestPatience) else {
+                    throw .timedOut
+                }
+                if hasMoved { continue }
+            }
             guard faultRoute(for: pasid) != nil else { throw unrecoverable(error, pasid, range(), rights) }
             let missing = missingPages(of: range(), rights, in: slot?.space, from: progress.scanStart)
             try progress.note(missing.first, after: error)
@@ -62,9 +67,14 @@ extension SVADevice {
         }
     }
 
-    /// Tells that an access begins, which waits for the handling of faults if it misses, though it may not this time.
+    /// Tells that an access begins, which waits for replacements and the handling of faults if it misses, though it may not
+    /// this time.
     @inline(never)
     private func tellAccess(_ pasid: PASID?, at place: SourcePlace) {
+        if let slot = table.slot(of: pasid) {
+            LockChecker.passes(
+                through: .replacing, instance: ObjectIdentifier(slot), file: place.file, line: place.line)
+        }
         guard pageRequests.standing == .enabled, faultRoute(for: pasid) != nil else { return }
         LockChecker.passes(
             through: .faultHandling, instance: ObjectIdentifier(self), file: place.file, line: place.line)
@@ -121,7 +131,7 @@ struct FaultProgress {
     /// Notes the first page that is missing; `nil` when none was found, though the access had missed.
     ///
     /// - Throws: when as many tries in a row as the limit says have come no further, `tooManyFaults`; but the memory's own
-    ///   refusal if it was the request that made no sense to it, each time, and no page of it was missing.
+    ///   refusal if no page of it was missing at any of them, as for a pin of memory that is reached by messages.
     mutating func note(_ first: IOVA?, after error: DMAError) throws(AccessFailure) {
         if let first, farthest.map({ first > $0 }) ?? true {
             farthest = first
@@ -133,7 +143,7 @@ struct FaultProgress {
         // It is back, or what is missing lies below where it was looked for.
         scanStart = nil
         retries += 1
-        if first == nil && error == .invalid { idleRetries += 1 }
+        if first == nil { idleRetries += 1 }
         guard retries >= limit else { return }
         throw idleRetries == retries ? .memory(error) : .tooManyFaults
     }

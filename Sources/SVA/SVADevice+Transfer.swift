@@ -9,8 +9,7 @@ extension SVADevice {
     /// Copies memory of a PASID, or of the function itself, to the buffer, which has the size of the range.
     ///
     /// Waits for pages that have to be asked for. Not atomic: bytes below the one that an error is about have been
-    /// transferred. What came before a page that had to be asked for is not transferred again, unless messages reach it or
-    /// it was just unmapped.
+    /// transferred. What came before a page that had to be asked for is not transferred again.
     public func read(
         _ range: IOVARange, pasid: PASID? = nil, into buffer: UnsafeMutableRawBufferPointer,
         file: StaticString = #fileID, line: UInt32 = #line
@@ -56,8 +55,8 @@ extension SVADevice {
         _ range: IOVARange, pasid: PASID? = nil, rights: AccessRights, file: StaticString = #fileID,
         line: UInt32 = #line
     ) throws(AccessFailure) -> PinnedMemory {
-        try withFaults(pasid, range, rights, at: SourcePlace(file: file, line: line)) { (access) throws(DMAError) in
-            try access.pin(range, rights: rights, file: file, line: line)
+        try withFaults(pasid, range, rights, at: SourcePlace(file: file, line: line)) { (slot) throws(DMAError) in
+            try slot.access.pin(range, rights: rights, file: file, line: line)
         }
     }
 
@@ -95,8 +94,8 @@ extension SVADevice {
     ///
     /// - Parameters:
     ///   - copy: transfers what follows the first `done` bytes to or from memory of this process.
-    ///   - message: transfers the rest of a step, after the first `done` bytes, when it comes to memory that is reached by
-    ///     messages, or that an unmap has closed, which cannot be told apart here. Nobody says how far that came.
+    ///   - message: transfers what is mapped of the rest of a step, after the first `done` bytes, when it comes to memory
+    ///     that is reached by messages. Should it fail, nobody says how far it came.
     private func transfer(
         _ range: IOVARange, _ pasid: PASID?, _ rights: AccessRights, at place: SourcePlace,
         copy: (_ done: Int, UnsafeMutableRawBufferPointer) -> Void,
@@ -106,18 +105,24 @@ extension SVADevice {
         var done = 0
         while done < count {
             try withFaults(pasid, SVADevice.step(of: range, after: done), rights, at: place) {
-                (access) throws(DMAError) in
+                (slot) throws(DMAError) in
                 do throws(DMAError) {
                     let rest = SVADevice.step(of: range, after: done)
-                    unsafe try access.withMemory(rest, rights: rights, file: place.file, line: place.line) { memory in
+                    unsafe try slot.access.withMemory(
+                        rest, rights: rights, file: place.file, line: place.line
+                    ) { memory in
                         unsafe copy(done, memory)
                         done += memory.count
                     }
                 } catch {
                     guard error == .invalid else { throw error }
                     let rest = SVADevice.step(of: range, after: done)
-                    try message(access, done, rest)
-                    done += Int(rest.byteCount)
+                    let fault = slot.space?.firstFault(in: rest, for: rights)
+                    if let part = rest.part(before: fault?.address) {
+                        try message(slot.access, done, part)
+                        done += Int(part.byteCount)
+                    }
+                    if let fault { throw fault.error }
                 }
             }
         }
@@ -127,5 +132,24 @@ extension SVADevice {
     private static func step(of range: IOVARange, after done: Int) -> IOVARange {
         let first = range.first.rawValue + UInt64(done)
         return IOVARange(first: IOVA(first), last: IOVA(min(first | (stepSize - 1), range.last.rawValue)))
+    }
+}
+
+extension IOVARange {
+    /// What lies below an address of the range, all of it for none.
+    fileprivate func part(before address: IOVA?) -> IOVARange? {
+        guard let address else { return self }
+        return address > first ? IOVARange(first: first, last: IOVA(address.rawValue - 1)) : nil
+    }
+}
+
+extension AccessFault {
+    /// What an access is told that meets it.
+    fileprivate var error: DMAError {
+        switch reason {
+        case .notMapped: .notFound
+        case .closed: .invalid
+        case .notPermitted: .notPermitted
+        }
     }
 }

@@ -25,7 +25,7 @@ public final class SVADevice: FaultingDevice {
         public var wantsPASIDInResponses = true
         /// How often in a row an access is tried again after it was told that its page is there, at least once.
         public var faultRetries = 8
-        /// How long an access waits for others to get their answers before it can ask.
+        /// How long an access waits for others to get their answers before it can ask, or for a replacement that it meets.
         public var requestPatience: Duration = .seconds(10)
         /// How long the end of an attachment, a reset or a removal waits for faults that are being handled.
         public var flushTime: Duration = .seconds(2)

@@ -10,7 +10,8 @@ public enum SVAEvent: Hashable, Sendable {
     case requestsStopped
     /// A request is about to leave the device.
     case requested(PageRequest)
-    /// The device's work on the queue was waited for, to its end or, if not, until the time was over. Step 3
+    /// The device's work on the queue, or at the end of an attachment that for it, was waited for: to its end or, if not,
+    /// until the time was over. Step 3
     case flushed(isComplete: Bool)
     /// What was left is answered, and the queue has forgotten the device. Step 4
     case leftQueue

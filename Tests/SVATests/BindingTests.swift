@@ -283,6 +283,23 @@ import Testing
         device.remove()
     }
 
+    @Test func `R132 the last unbind waits for the faults of its own context, and for no others`() throws {
+        let isReleased = Shared(false)
+        let slow = try system.process { _ in isReleased.wait { $0 } }
+        let quick = try system.process()
+        let device = try system.device()
+        let handles = try [slow, quick].map { try device.bind($0.context) }
+        let reader = try OSThread(name: "reader") { #expect(device.mark(pasid(1)) == .success(1)) }
+        slow.pager.waitUntilAsked()
+        #expect(device.mark(pasid(2)) == .success(1))
+        try handles[1].unbind()
+        #expect(system.record.steps.suffix(3).first == .flushed(isComplete: true))
+        isReleased.update { $0 = true }
+        reader.join()
+        try handles[0].unbind()
+        device.remove()
+    }
+
     @Test func `R108 a PASID past the limit, or one that is attached, is not attached`() throws {
         let process = try system.process()
         let device = try system.device { $0.maximumPASIDs = 4 }
@@ -368,6 +385,32 @@ import Testing
         device.remove()
     }
 
+    @Test func `R109 an access does not wait for ever for a replacement`() throws {
+        let process = try system.process()
+        let isReleased = Shared(false)
+        let isMoving = Shared(false)
+        var configuration = SVADevice.Configuration()
+        configuration.requestPatience = .milliseconds(10)
+        let device = SVADevice(configuration, in: system.pasids, faultQueue: system.queue) { _ in
+        } onUnmap: { _, _ in
+            isMoving.update { $0 = true }
+            isReleased.wait { $0 }
+        }
+        try device.start()
+        try device.attach(process.space, to: pasid(1))
+        let mover = try OSThread(name: "mover") {
+            keepingPins {
+                #expect(
+                    errorOf { () throws(DMAError) in try device.replace(with: IOAddressSpace(), at: pasid(1)) } == nil)
+            }
+        }
+        isMoving.wait { $0 }
+        #expect(device.mark(pasid(1)) == .failure(.timedOut))
+        isReleased.update { $0 = true }
+        mover.join()
+        device.remove()
+    }
+
     @Test func `R109 nothing is bound or attached while the device is reset`() throws {
         let process = try system.process()
         let device = try system.device()
@@ -394,15 +437,15 @@ import Testing
             in: system.pasids, faultQueue: system.queue,
             trace: { event in
                 guard let device = own.value else { return }
+                let error: DMAError?
                 switch event {
                 case .attached, .replaced:
-                    errors.update { $0.append(errorOf { () throws(DMAError) in try device.detach(from: pasid(1)) }) }
+                    error = errorOf { () throws(DMAError) in try device.detach(from: pasid(1)) }
                 case .detached:
-                    errors.update {
-                        $0.append(errorOf { () throws(DMAError) in try device.attach(space, to: pasid(1)) })
-                    }
-                default: break
+                    error = errorOf { () throws(DMAError) in try device.attach(space, to: pasid(1)) }
+                default: return
                 }
+                errors.update { $0.append(error) }
             })
         own.update { $0 = device }
         try device.attach(space, to: pasid(1))

@@ -407,20 +407,23 @@ import Testing
 
     @Test func `R135 stopping lets the devices go first and then waits for the threads`() throws {
         let isReleased = Shared(false)
-        let (process, other) = try process { _ in isReleased.wait { $0 } }
+        let order = Shared<[String]>([])
+        let (process, other) = try process { _ in
+            isReleased.wait { $0 }
+            order.update { $0.append("handled") }
+        }
         try queue.add(device)
         try device.report(1)
         process.pager.waitUntilAsked()
         let queue = queue
-        let isStopped = Shared(false)
         let stopper = try OSThread(name: "stopper") {
             queue.stop()
-            isStopped.update { $0 = true }
+            order.update { $0.append("stopped") }
         }
         device.waitForResponses(1)
-        #expect(!isStopped.value)
         isReleased.update { $0 = true }
         stopper.join()
+        #expect(order.value == ["handled", "stopped"])
         #expect(device.responses == [answer(.invalid)])
         #expect(!device.faultState.isAdded)
         #expect(errorOf { () throws(DMAError) in try queue.add(PlainDevice()) } == .invalid)

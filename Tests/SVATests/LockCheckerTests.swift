@@ -81,6 +81,26 @@ import Testing
         #expect(classes.contains("the sending of page requests") && classes.contains("the lock of the model"))
     }
 
+    @Test func `an access that may meet a replacement under a lock that onUnmap takes`() throws {
+        let reports = try reports {
+            let system = try System(threads: 1)
+            let process = try system.process()
+            try process.map(0)
+            let lock = Monitor((), as: LockClass("the lock of the model"))
+            let device = SVADevice(in: system.pasids, trace: system.record.sink) { _, _ in lock.withLock { _ in } }
+            try device.start()
+            try device.attach(process.space, to: pasid(1))
+            try device.replace(with: IOAddressSpace(), at: pasid(1))
+            try device.replace(with: process.space, at: pasid(1))
+            lock.withLock { _ in #expect(device.mark(pasid(1)) == .success(1)) }
+            device.remove()
+            system.queue.stop()
+        }
+        #expect(reports.map(\.kind) == [.lockOrder])
+        let classes = try #require(reports.first).classes.map(\.description)
+        #expect(classes.contains("the replacement of a PASID's address space"))
+    }
+
     @Test func `a pager that flushes its own device`() throws {
         let own = Shared<(System, SVADevice)?>(nil)
         let reports = try reports {

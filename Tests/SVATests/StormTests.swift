@@ -187,4 +187,117 @@ import Testing
         device.remove()
         channel.close()
     }
+
+    @Test func `attachments that come, move and go under accesses, faults, answers and resets leave nothing behind`()
+        throws
+    {
+        let channel = FaultChannel()
+        let system = try System(responseTime: .milliseconds(50))
+        // Pins are released as soon as they are asked for, however long that takes on a busy machine.
+        let processes = try [1, 2].map { mark in
+            try Process(system.pasids, mark: mark, pageCount: 32, unmapWait: .seconds(60))
+        }
+        let device = try system.device {
+            $0.outstandingRequests = 8
+            $0.requestsPerGroup = 8
+            $0.cachedTranslations = 4
+        }
+        let isOver = Shared(false)
+        let wrong = Shared<[String]>([])
+        let allowed: [AccessFailure] = [
+            .memory(.notFound), .memory(.invalid), .refused, .stopped, .tooManyFaults, .timedOut,
+        ]
+        let users = try (1...3 as ClosedRange<UInt32>).map { number in
+            try OSThread(name: "user \(number)") {
+                var random = SeededGenerator(seed: UInt64(number))
+                while !isOver.value {
+                    let target = pasid(UInt32.random(in: 1...3, using: &random))
+                    let range = bytes(
+                        UInt64.random(in: 1...3 * page, using: &random),
+                        ofPage: UInt64.random(in: 0..<28, using: &random))
+                    var seen: [UInt8] = []
+                    let failure = errorOf { () throws(AccessFailure) in
+                        switch UInt8.random(in: 0..<3, using: &random) {
+                        case 0: seen = try device.read(range, target)
+                        case 1:
+                            try unsafe device.withTranslations(of: range, pasid: target, rights: .read) { memory in
+                                unsafe seen.append(memory[0])
+                            }
+                        default:
+                            let pinned = try device.pin(
+                                pages(range.first.rawValue / page), pasid: target, rights: .read)
+                            unsafe pinned.forEachSegment { memory in unsafe seen.append(memory[0]) }
+                            pinned.unpin()
+                        }
+                    }
+                    if let failure, !allowed.contains(failure) { wrong.update { $0.append("\(failure)") } }
+                    if !seen.allSatisfy({ $0 == 1 || $0 == 2 || (failure != nil && $0 == 0) }) {
+                        wrong.update { $0.append("read \(Set(seen))") }
+                    }
+                }
+            }
+        }
+        let driver = try OSThread(name: "driver") {
+            var random = SeededGenerator(seed: 11)
+            while !isOver.value {
+                _ = errorOf { () throws(DMAError) in
+                    try channel.receive { message in
+                        if UInt8.random(in: 0..<16, using: &random) == 0 { return true }
+                        for process in processes {
+                            for request in message.group.requests {
+                                _ = process.pager.makeAccessible(request.range, for: .read, in: process.space)
+                            }
+                        }
+                        _ = errorOf { () throws(DMAError) in try channel.respond(message.cookie, .accessible) }
+                        return true
+                    }
+                }
+                sched_yield()
+            }
+        }
+        let thief = try OSThread(name: "thief") {
+            var random = SeededGenerator(seed: 12)
+            while !isOver.value {
+                for process in processes {
+                    _ = errorOf { () throws(DMAError) in
+                        try process.space.unmap(pages(UInt64.random(in: 0..<32, using: &random)))
+                    }
+                }
+                sched_yield()
+            }
+        }
+        var random = SeededGenerator(seed: 13)
+        for _ in 0..<1500 {
+            let target = pasid(UInt32.random(in: 1...3, using: &random))
+            let space = processes[Int.random(in: 0...1, using: &random)].space
+            let error = errorOf { () throws(DMAError) in
+                switch UInt8.random(in: 0..<20, using: &random) {
+                case 0..<9: try device.attach(space, to: target, handler: channel)
+                case 9..<14: try device.replace(with: space, at: target, handler: channel)
+                case 14..<19: try device.detach(from: target)
+                default:
+                    device.reset()
+                    try device.start()
+                }
+            }
+            if let error, error != .invalid, error != .busy { wrong.update { $0.append("change: \(error)") } }
+        }
+        isOver.update { $0 = true }
+        device.reset()
+        for thread in users + [driver, thief] { thread.join() }
+        #expect(wrong.value.prefix(5) == [])
+        #expect(system.record.unbalanced.isEmpty)
+        #expect(device.pageRequests.outstandingGroupCount == 0)
+        #expect(device.pageRequests.unexpectedAnswerCount == 0)
+        #expect(device.cachedTranslationCount == 0)
+        for process in processes { #expect(process.space.mappings().allSatisfy { $0.pinCount == 0 && !$0.isBlocked }) }
+        // Every credit has come back, so one group can ask for as much as ever.
+        try device.start()
+        for number in 1...3 as ClosedRange<UInt32> { try? device.detach(from: pasid(number)) }
+        let keeper = GroupKeeper { $0.respond(.invalid) }
+        try device.attach(IOAddressSpace(), to: pasid(1), handler: keeper)
+        #expect(errorOf { () throws(AccessFailure) in _ = try device.read(pages(0, 20), pasid(1)) } == .refused)
+        #expect(keeper.groups.map(\.requests.count) == [8])
+        device.remove()
+    }
 }

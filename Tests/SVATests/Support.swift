@@ -176,13 +176,13 @@ final class Process: Sendable {
 
     init(
         _ pasids: PASIDSpace, mark: UInt8 = 1, pageCount: Int = 16, rights: AccessRights = [.read, .write],
-        hook: @escaping @Sendable (_ page: UInt64) -> Void = { _ in }
+        unmapWait: Duration = .milliseconds(100), hook: @escaping @Sendable (_ page: UInt64) -> Void = { _ in }
     ) throws {
         object = try MemoryObject.anonymous(byteCount: pageCount * Int(page))
         unsafe object.bytes.initializeMemory(as: UInt8.self, repeating: mark)
         var configuration = IOAddressSpace.Configuration()
         configuration.unmapRounds = 20
-        configuration.unmapWait = .milliseconds(100)
+        configuration.unmapWait = unmapWait
         space = IOAddressSpace(configuration)
         pager = ObjectPager(object, rights: rights, hook: hook)
         context = AddressSpaceContext(space, pager: pager, in: pasids)
@@ -284,6 +284,8 @@ final class PeerBytes: RemoteMemory {
     }
 
     var bytes: [UInt8] { state.withLock { $0 } }
+
+    func setFirst(_ byte: UInt8) { state.withLock { $0[0] = byte } }
 
     func read(at iova: IOVA, into buffer: UnsafeMutableRawBufferPointer) throws(DMAError) {
         let part = try part(buffer.count, at: iova)

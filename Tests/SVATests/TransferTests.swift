@@ -89,23 +89,24 @@ import Testing
         device.remove()
     }
 
-    @Test func `what was transferred before a page was missing is not transferred again`() throws {
+    @Test(arguments: [false, true])
+    func `what was transferred before a page was missing is not transferred again`(isRemote: Bool) throws {
         let object = try MemoryObject.anonymous(byteCount: 3 * Int(page))
+        let peer = PeerBytes(count: 3 * Int(page), at: 0)
         let space = IOAddressSpace()
         @Sendable func map(_ number: UInt64) -> DMAError? {
-            errorOf { () throws(DMAError) in
-                try space.map(
-                    .file(object, offset: number * page), at: IOVA(number * page), byteCount: page,
-                    rights: [.read, .write])
+            let backing = isRemote ? MappingBacking.remote(peer) : .file(object, offset: number * page)
+            return errorOf { () throws(DMAError) in
+                try space.map(backing, at: IOVA(number * page), byteCount: page, rights: [.read, .write])
             }
         }
+        @Sendable func contents() -> [UInt8] { isRemote ? peer.bytes : unsafe [UInt8](object.bytes) }
         #expect(map(0) == nil)
         let seen = Shared<[UInt8]>([])
         let handler = GroupKeeper { group in
             // Whoever waits for the first bytes has them, and goes on to use their place.
-            let mark = unsafe object.bytes[0]
-            seen.update { $0.append(mark) }
-            unsafe object.bytes[0] = 0x55
+            seen.update { $0.append(contents()[0]) }
+            if isRemote { peer.setFirst(0x55) } else { unsafe object.bytes[0] = 0x55 }
             for number in group.pageNumbers { #expect(map(number) == nil) }
             group.respond(.success)
         }
@@ -113,11 +114,11 @@ import Testing
         try device.attach(space, to: pasid(9), handler: handler)
         try device.write([UInt8](repeating: 0xee, count: 3 * Int(page)), to: iova(0), pasid(9))
         #expect(seen.value == [0xee, 0x55])
-        let all = unsafe [UInt8](object.bytes)
-        #expect(all[0] == 0x55)
-        #expect(all.dropFirst().allSatisfy { $0 == 0xee })
+        #expect(contents()[0] == 0x55)
+        #expect(contents().dropFirst().allSatisfy { $0 == 0xee })
         try space.unmap(pages(1, 2))
-        #expect(try device.read(pages(0, 3), pasid(9))[0] == 0x55, "it was read before the handler was asked again")
+        if isRemote { peer.setFirst(0x77) } else { unsafe object.bytes[0] = 0x77 }
+        #expect(try device.read(pages(0, 3), pasid(9))[0] == 0x77, "it was read before the handler was asked")
         device.remove()
         self.device.remove()
     }

@@ -18,6 +18,7 @@ struct Measurement: Sendable {
         Measurement(name: "memory", summary: "bytes, descriptors and memory areas of many mappings", run: footprint),
         Measurement(name: "heap", summary: "allocations and reference counts of an operation", run: heapTraffic),
         Measurement(name: "viommu", summary: "maps and unmaps of a guest's IOMMU through its queue", run: guestIOMMU),
+        Measurement(name: "sva", summary: "accesses by PASID, and pages that are brought", run: sharedAddressing),
         Measurement(name: "dirty", summary: "reading which pages were written", run: dirtyRead),
         Measurement(name: "roundtrip", summary: "region reads and posted writes over the socket", run: roundTrips),
         Measurement(name: "pipelined", summary: "region reads, 64 under way", run: pipelinedReads),
