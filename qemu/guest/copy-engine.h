@@ -50,6 +50,7 @@ enum opcode {
 
 #define FLAG_COMPLETION 0x1
 #define FLAG_INTERRUPT 0x2
+#define FLAG_FENCE 0x4
 #define OPTION_DEMAND_PAGING 0x1
 #define OPTION_READABLE 0x1
 #define OPTION_WRITABLE 0x2

@@ -86,6 +86,8 @@ void space_map(struct pager *pager, struct space *space);
 uint32_t space_unmap(struct pager *pager, struct space *space, uint32_t first, uint32_t count);
 /* Gives a page another frame with the same contents; the page must not be mapped. */
 void space_move(struct pager *pager, struct space *space, uint32_t page);
+/* What is for reading is to be as it was made. */
+void space_check(const struct pager *pager, const struct space *space);
 /* What is in a page for reading: numbers that look like none, each made of its address and the seed. */
 void write_pattern(uint8_t *bytes, uint64_t address, uint64_t seed);
 uint64_t space_bytes(const struct space *space);

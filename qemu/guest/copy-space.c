@@ -88,6 +88,16 @@ void space_refill(const struct pager *pager, struct space *space, uint64_t seed)
     }
 }
 
+void space_check(const struct pager *pager, const struct space *space)
+{
+    static uint8_t expected[PAGE_SIZE] __attribute__((aligned(8)));
+    for (uint32_t page = 0; page < space->pages; page++) {
+        write_pattern(expected, space->base + (uint64_t)page * PAGE_SIZE, space->seed);
+        if (memcmp(frame_bytes(&pager->frames, space->frames[page]), expected, PAGE_SIZE) != 0)
+            fail("page %u of PASID %u was written to, which is for reading", page, space->pasid);
+    }
+}
+
 static void expect_command(struct engine *engine, struct descriptor descriptor, const char *what)
 {
     const struct completion *record = command_and_wait(engine, descriptor, what);

@@ -56,7 +56,7 @@ static int compare(const void *one, const void *two)
 /* What the device and the program count of page requests. */
 struct counts {
     uint64_t answered, refused, waited;
-    uint64_t groups, requests, again;
+    uint64_t groups, groups_refused, requests, again;
 };
 
 static struct counts count(const struct pager *pager)
@@ -66,9 +66,23 @@ static struct counts count(const struct pager *pager)
         .refused = engine_read64(pager->engine, ENGINE_GROUPS_REFUSED),
         .waited = engine_read64(pager->engine, ENGINE_NANOSECONDS_WAITED),
         .groups = pager->groups,
+        .groups_refused = pager->groups_refused,
         .requests = pager->requests,
         .again = pager->requests_again,
     };
+}
+
+/* Device and program are to have counted the same. Returns how many groups were refused. */
+static uint64_t compare_counts(struct counts before, struct counts after)
+{
+    uint64_t refused = after.groups_refused - before.groups_refused;
+    uint64_t answered = after.groups - before.groups - refused;
+    if (after.answered - before.answered != answered || after.refused - before.refused != refused)
+        fail("the device has counted %llu groups answered and %llu refused, not %llu and %llu",
+            (unsigned long long)(after.answered - before.answered),
+            (unsigned long long)(after.refused - before.refused), (unsigned long long)answered,
+            (unsigned long long)refused);
+    return refused;
 }
 
 static void print_requests(struct pager *pager, struct counts before, struct counts after)
@@ -106,14 +120,13 @@ static void copy(struct pager *pager, size_t size)
     transfer_run(&transfer);
     double seconds = (double)(now() - start) / 1e9;
     expect_all_success(&transfer);
+    space_check(pager, &pair.source);
     struct counts after = count(pager);
     printf("ok: %zu MiB from PASID %u to PASID %u, every page faulted in and every byte right: %.2f s, %.1f MiB/s\n",
         size / MIB, SOURCE_PASID, DESTINATION_PASID, seconds, (double)size / MIB / seconds);
     print_requests(pager, before, after);
-    if (after.answered - before.answered != after.groups - before.groups || after.refused != before.refused)
-        fail("the device has counted %llu groups answered, %llu refused",
-            (unsigned long long)(after.answered - before.answered),
-            (unsigned long long)(after.refused - before.refused));
+    if (compare_counts(before, after) != 0)
+        fail("groups were refused");
     if (after.again != before.again)
         fail("%llu pages were asked for again", (unsigned long long)(after.again - before.again));
     check_pages(pager, &pair.source);
@@ -150,9 +163,7 @@ static void refuse_a_side(struct pager *pager, size_t size, uint8_t operand)
     transfer_run(&transfer);
     for (uint32_t piece = 0; piece < transfer_pieces(&transfer); piece++)
         expect_failure(&transfer, piece, STATUS_PAGE_REFUSED, operand, 0);
-    uint64_t refused = count(pager).refused - before.refused;
-    if (refused < transfer_pieces(&transfer))
-        fail("the device has counted %llu groups refused", (unsigned long long)refused);
+    uint64_t refused = compare_counts(before, count(pager));
     printf("ok: the %s refused: %u copies have failed at their first byte, as %llu groups were; nothing is written\n",
         operand == OPERAND_SOURCE ? "source" : "destination", transfer_pieces(&transfer),
         (unsigned long long)refused);
@@ -186,11 +197,58 @@ static void copy_mapped(struct pager *pager, size_t size)
     destroy_pair(pager, &pair);
 }
 
+/* Work without a PASID has memory addresses, and begins with a fence when what is before it has completed. */
+static void fill_memory(struct pager *pager)
+{
+    struct engine *engine = pager->engine;
+    struct pair pair;
+    make_pair(pager, &pair, SOURCE_PASID, DESTINATION_PASID, MIB, true);
+    struct space *destination = &pair.destination;
+    struct completion *records = engine->shared->work_records;
+    struct descriptor copy = {
+        .opcode = OPCODE_COPY,
+        .source_pasid = SOURCE_PASID,
+        .pasid = DESTINATION_PASID,
+        .source = pair.source.base,
+        .address = destination->base,
+        .length = MIB,
+    };
+    uint8_t *page = frame_bytes(&pager->frames, destination->frames[1]);
+    struct descriptor fill = {
+        .opcode = OPCODE_FILL,
+        .flags = FLAG_FENCE,
+        .source = 0x4242424242424242ull,
+        .address = memory_address(&pager->frames.memory, page) + 8,
+        .length = PAGE_SIZE - 16,
+    };
+    ask_for_record(engine, &copy, &records[0], 0);
+    ask_for_record(engine, &fill, &records[1], 1);
+    ring_put(engine, &engine->work, copy);
+    ring_put(engine, &engine->work, fill);
+    ring_tell(engine, &engine->work);
+    uint64_t start = now();
+    while (status_of(&records[1]) == STATUS_NONE)
+        if (!pager_serve(pager))
+            engine_wait(engine, start, "a fill behind a fence");
+    pager_finish(pager);
+    if (records[0].status != STATUS_SUCCESS || records[1].status != STATUS_SUCCESS
+        || records[1].bytes != PAGE_SIZE - 16)
+        fail("a copy and a fill: status %u and %u", records[0].status, records[1].status);
+    static uint8_t expected[PAGE_SIZE] __attribute__((aligned(8)));
+    write_pattern(expected, pair.source.base + PAGE_SIZE, 0);
+    memset(expected + 8, 0x42, PAGE_SIZE - 16);
+    if (memcmp(page, expected, PAGE_SIZE) != 0)
+        fail("a fill behind a copy is not what is in memory");
+    printf("ok: a fill by memory address, behind a fence, came after the copy before it\n");
+    destroy_pair(pager, &pair);
+}
+
 static void refuse(struct pager *pager, size_t size)
 {
     refuse_a_side(pager, size, OPERAND_SOURCE);
     refuse_a_side(pager, size, OPERAND_ADDRESS);
     copy_mapped(pager, MIB);
+    fill_memory(pager);
     copy(pager, size);
     check_frames(&pager->frames, "after work that was refused");
 }
@@ -248,6 +306,7 @@ static void never_answer(struct pager *pager, size_t size)
     make_pair(pager, &pair, SOURCE_PASID, DESTINATION_PASID, size, true);
     struct transfer transfer = transfer_of(pager, &pair.source, &pair.destination, MIB);
     pager->is_deaf = true;
+    struct counts before = count(pager);
     uint64_t start = now();
     transfer_run(&transfer);
     for (uint32_t piece = 0; piece < transfer_pieces(&transfer); piece++) {
@@ -258,6 +317,8 @@ static void never_answer(struct pager *pager, size_t size)
     }
     printf("ok: %u copies have failed after %.1f s, as %llu groups were not answered\n", transfer_pieces(&transfer),
         (double)(now() - start) / 1e9, (unsigned long long)pager->groups);
+    if (count(pager).refused - before.refused != pager->groups)
+        fail("the device has not counted them as refused");
     pager->is_deaf = false;
 
     for (uint16_t options = OPTION_PAGES_ARE_THERE; options <= OPTION_REFUSED; options++) {
