@@ -91,8 +91,8 @@ static void print_requests(struct pager *pager, struct counts before, struct cou
     if (pager->latency_count != groups || groups == 0)
         fail("%llu groups and %zu answers", (unsigned long long)groups, pager->latency_count);
     qsort(pager->latencies, pager->latency_count, sizeof(*pager->latencies), compare);
-    printf("page requests served: %llu in %llu groups; us from group to answer read: median %.1f, 99 %% within %.1f,"
-           " longest %.1f; us waited by the device: mean %.1f, longest %.1f\n",
+    printf("page requests served: %llu, in %llu groups; group seen to answer read: median %.1f us, 99 %% within"
+           " %.1f us, longest %.1f us; the device waited: mean %.1f us, longest since its reset %.1f us\n",
         (unsigned long long)(after.requests - before.requests), (unsigned long long)groups,
         (double)pager->latencies[groups / 2] / 1e3, (double)pager->latencies[groups * 99 / 100] / 1e3,
         (double)pager->latencies[groups - 1] / 1e3, (double)(after.waited - before.waited) / (double)groups / 1e3,

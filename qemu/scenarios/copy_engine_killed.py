@@ -19,7 +19,7 @@ def run(lab: Lab) -> None:
     second = lab.boot(machine, name="second")
     _copy(second)
     second.power_off()
-    lab.check_quiet_log(device)
+    lab.check_quiet_log(device, "client dropped: its socket failed")  # when QEMU was killed; it depends on the moment
 
 
 def _begin_storm(guest: Guest) -> None:
