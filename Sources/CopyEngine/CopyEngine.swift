@@ -116,5 +116,5 @@ public final class CopyEngine: PCIDeviceModel {
 
     public func didLoseClient() { engine.reset() }
 
-    public var hasPendingTransactions: Bool { engine.isExecuting }
+    public var hasPendingTransactions: Bool { engine.hasPendingTransactions }
 }

@@ -42,7 +42,13 @@ extension Engine {
     /// Back to power-on. The memory that work under way has is over, so nobody waits for it.
     func reset() { state.update { $0.reset() } }
 
-    var isExecuting: Bool { state.withLock { !$0.workers.isIdle } }
+    /// Whether memory may be being read. Work that waits for pages waits for no answer of the bus's, and whoever resets the
+    /// function does not have to let it end first.
+    var hasPendingTransactions: Bool {
+        let (session, workers) = state.withLock { ($0.session, $0.workers) }
+        let waiting = session?.device.pageRequests.outstandingGroupCount ?? 0
+        return workers.isFetching || workers.executing > waiting
+    }
 
     /// Has all threads end what they do and return.
     func stop() { state.update { $0.isEnding = true } }

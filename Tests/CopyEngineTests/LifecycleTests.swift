@@ -149,6 +149,18 @@ private typealias Status = CopyEngineDriver.Status
         }
     }
 
+    @Test func `work that waits for pages is no transaction that a reset should wait for`() throws {
+        try withDriver { driver in
+            try driver.command(.create(5, hasDemandPaging: true))
+            let waiting = try driver.submit(.fill(5, at: 0, pattern: 1, length: 8), .work)
+            let group = try driver.awaitGroup()
+            // Device status of the express capability: transactions pending.
+            #expect(try driver.client.readRegister(UInt16.self, region: 7, at: 0x54 + 0xa) & 1 << 5 == 0)
+            try driver.command(.answer(group[0].cookie, isAccessible: false))
+            #expect(try driver.finish(waiting).status == 8)
+        }
+    }
+
     @Test func `a reset in the middle of faults lets everything go, and the next session works`() throws {
         try withDriver({ $0.workers = 8 }) { driver in
             for round in 0..<20 {

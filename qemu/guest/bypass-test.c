@@ -11,51 +11,9 @@
 #include "edu.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
-
-#define BAR_SIZE (1u << 20)
-#define PCI_COMMAND 4
-#define PCI_COMMAND_MEMORY_AND_MASTER (0x2 | 0x4)
-
-static int open_file(const char *address, const char *name)
-{
-    char path[128];
-    snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/%s", address, name);
-    int file = open(path, O_RDWR | O_SYNC);
-    if (file < 0)
-        fail("%s: %s", path, strerror(errno));
-    return file;
-}
-
-static void open_through_sysfs(struct edu *edu, const char *address)
-{
-    int configuration = open_file(address, "config");
-    uint16_t command;
-    if (pread(configuration, &command, 2, PCI_COMMAND) != 2)
-        fail("reading the command register: %s", strerror(errno));
-    command |= PCI_COMMAND_MEMORY_AND_MASTER;
-    if (pwrite(configuration, &command, 2, PCI_COMMAND) != 2)
-        fail("writing the command register: %s", strerror(errno));
-    close(configuration);
-    edu->bar = mmap(NULL, BAR_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, open_file(address, "resource0"), 0);
-    if (edu->bar == MAP_FAILED)
-        fail("mapping BAR 0: %s", strerror(errno));
-}
-
-/* From /proc/self/pagemap: the frame's number in bits 0 to 54, whether there is one in bit 63. */
-static uint64_t physical_address(const uint8_t *page)
-{
-    uint64_t entry = 0;
-    int pagemap = open("/proc/self/pagemap", O_RDONLY);
-    if (pagemap < 0 || pread(pagemap, &entry, 8, (off_t)((uintptr_t)page / PAGE_SIZE * 8)) != 8 || !(entry >> 63))
-        fail("no physical address: %s", strerror(errno));
-    close(pagemap);
-    return (entry & ((1ull << 55) - 1)) * PAGE_SIZE;
-}
 
 int main(int argc, char **argv)
 {
@@ -66,7 +24,7 @@ int main(int argc, char **argv)
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     struct edu edu = { 0 };
-    open_through_sysfs(&edu, argv[1]);
+    pci_open_through_sysfs(&edu.pci, argv[1], EDU_BAR_SIZE);
     check(edu_read(&edu, EDU_IDENTIFICATION) == EDU_ID, "identification 0x010000ed");
     uint8_t *page = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED || mlock(page, PAGE_SIZE))

@@ -11,12 +11,10 @@
 
 #include <errno.h>
 #include <linux/vfio.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -26,34 +24,10 @@
 
 #define QUIET_MILLISECONDS 200
 
-static void set_interrupts(const struct edu *edu, uint32_t flags, uint32_t count, int event)
-{
-    union {
-        struct vfio_irq_set set;
-        uint8_t bytes[sizeof(struct vfio_irq_set) + sizeof(int)];
-    } request = { 0 };
-    bool has_event = flags & VFIO_IRQ_SET_DATA_EVENTFD;
-    request.set.argsz = sizeof(struct vfio_irq_set) + (has_event ? sizeof(int) : 0);
-    request.set.flags = flags;
-    request.set.index = edu->interrupt_index;
-    request.set.count = count;
-    if (has_event)
-        memcpy(request.set.data, &event, sizeof(int));
-    if (ioctl(edu->device, VFIO_DEVICE_SET_IRQS, &request.set))
-        fail("VFIO interrupts: %s", strerror(errno));
-}
-
-static bool interrupt_arrives(const struct edu *edu, int milliseconds)
-{
-    struct pollfd event = { .fd = edu->interrupt, .events = POLLIN };
-    uint64_t count;
-    return poll(&event, 1, milliseconds) == 1 && read(edu->interrupt, &count, sizeof(count)) == sizeof(count);
-}
-
 /* Waits for an interrupt with this status, acknowledges it, and makes sure that it was one and not a storm. */
 static void take_interrupt(const struct edu *edu, uint32_t status, const char *why)
 {
-    if (!interrupt_arrives(edu, WAIT_MILLISECONDS))
+    if (!arrives(edu->interrupt, WAIT_MILLISECONDS))
         fail("no interrupt: %s", why);
     uint32_t seen = edu_read(edu, EDU_INTERRUPT_STATUS);
     if (seen != status)
@@ -63,8 +37,9 @@ static void take_interrupt(const struct edu *edu, uint32_t status, const char *w
         fail("the interrupt status stays after its acknowledgement: %s", why);
     /* VFIO masks INTx when it arrives, as the line stays up until the device is told. */
     if (edu->interrupt_index == VFIO_PCI_INTX_IRQ_INDEX)
-        set_interrupts(edu, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK, 1, -1);
-    if (interrupt_arrives(edu, QUIET_MILLISECONDS))
+        set_interrupts(
+            &edu->pci, edu->interrupt_index, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK, NULL, 1);
+    if (arrives(edu->interrupt, QUIET_MILLISECONDS))
         fail("an interrupt nobody asked for, after: %s", why);
     printf("ok: interrupt 0x%x: %s\n", status, why);
 }
@@ -103,7 +78,7 @@ static void test_registers(const struct edu *edu)
 
 static void test_interrupts(const struct edu *edu)
 {
-    check(!interrupt_arrives(edu, QUIET_MILLISECONDS), "no interrupt before one is raised");
+    check(!arrives(edu->interrupt, QUIET_MILLISECONDS), "no interrupt before one is raised");
     for (uint32_t status = 1; status <= 0x80000000 && status != 0; status <<= 10) {
         edu_write(edu, EDU_INTERRUPT_RAISE, status);
         take_interrupt(edu, status, "raised by the driver");
@@ -120,7 +95,7 @@ static void test_dma(const struct edu *edu, uint64_t iova)
     uint8_t *buffer = mmap(NULL, BUFFER_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (buffer == MAP_FAILED)
         fail("memory: %s", strerror(errno));
-    map(edu, buffer, iova, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE);
+    map(&edu->pci, buffer, iova, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE);
 
     for (size_t i = 0; i < EDU_BUFFER_SIZE; i++)
         buffer[i] = (uint8_t)(i * 7 + i / 251);
@@ -152,21 +127,21 @@ static void test_dma(const struct edu *edu, uint64_t iova)
     take_interrupt(edu, EDU_INTERRUPT_DMA, "a transfer to memory has ended");
     check(is_all(back, 64, 0x5a) && is_all(back + 64, PAGE_SIZE - 64, 0), "the 64 bytes are there");
 
-    unmap(edu, iova, BUFFER_SIZE, BUFFER_SIZE);
+    unmap(&edu->pci, iova, BUFFER_SIZE, BUFFER_SIZE);
     memset(back, 0x11, PAGE_SIZE);
     to_memory(edu, iova + PAGE_SIZE, 0, 64);
     check(is_all(back, PAGE_SIZE, 0x11), "after the unmap the device writes nothing there");
 
-    map(edu, buffer, iova, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ);
+    map(&edu->pci, buffer, iova, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ);
     to_memory(edu, iova + PAGE_SIZE, 0, 64);
     check(is_all(back, PAGE_SIZE, 0x11), "nor through a mapping that is for reading");
     to_device(edu, iova + PAGE_SIZE, 64, 64);
-    unmap(edu, iova, BUFFER_SIZE, BUFFER_SIZE);
-    map(edu, buffer, iova, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE);
+    unmap(&edu->pci, iova, BUFFER_SIZE, BUFFER_SIZE);
+    map(&edu->pci, buffer, iova, BUFFER_SIZE, VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE);
     memset(back, 0, PAGE_SIZE);
     to_memory(edu, iova + PAGE_SIZE, 0, 128);
     check(is_all(back, 64, 0x5a) && is_all(back + 64, 64, 0x11), "which it reads all the same");
-    unmap(edu, iova, BUFFER_SIZE, BUFFER_SIZE);
+    unmap(&edu->pci, iova, BUFFER_SIZE, BUFFER_SIZE);
 }
 
 int main(int argc, char **argv)
@@ -178,15 +153,16 @@ int main(int argc, char **argv)
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     struct edu edu = { .interrupt_index = is_intx ? VFIO_PCI_INTX_IRQ_INDEX : VFIO_PCI_MSI_IRQ_INDEX };
-    edu_open(&edu, argv[1]);
+    pci_open_through_vfio(&edu.pci, argv[1], EDU_BAR_SIZE);
     edu.interrupt = eventfd(0, EFD_CLOEXEC);
-    set_interrupts(&edu, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, 1, edu.interrupt);
+    set_interrupts(
+        &edu.pci, edu.interrupt_index, VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER, &edu.interrupt, 1);
 
     test_registers(&edu);
     test_interrupts(&edu);
     test_dma(&edu, argc == 4 ? strtoull(argv[3], NULL, 0) : DEFAULT_IOVA);
     show_kernel_line();
-    set_interrupts(&edu, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, 0, -1);
+    set_interrupts(&edu.pci, edu.interrupt_index, VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER, NULL, 0);
     printf("all right with %s\n", is_intx ? "INTx" : "MSI");
     return 0;
 }

@@ -22,7 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 
 /* Within the 28 bits of the device's DMA engine; the window is for looking at the device's buffer. */
 #define AREA_IOVA 0x4000000ull
@@ -39,13 +38,6 @@ struct area {
     unsigned long pages;
     bool clears;
 };
-
-static unsigned long now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (unsigned long)time.tv_sec * 1000000000ul + (unsigned long)time.tv_nsec;
-}
 
 static uint64_t iova_of(unsigned long page)
 {
@@ -137,7 +129,7 @@ static void map_page_by_page(const struct area *area)
 {
     unsigned long start = now();
     for (unsigned long page = 0; page < area->pages; page++)
-        map(&area->edu, memory_of(area, page), iova_of(page), PAGE_SIZE, BOTH_WAYS);
+        map(&area->edu.pci, memory_of(area, page), iova_of(page), PAGE_SIZE, BOTH_WAYS);
     printf("ok: %lu pages mapped one by one in %lu ms\n", area->pages, (now() - start) / 1000000);
 }
 
@@ -162,7 +154,7 @@ static void test_strays(const struct area *area, unsigned long strays)
 
     unsigned long start = now();
     for (unsigned long page = 1; page < area->pages; page += 2)
-        unmap(&area->edu, iova_of(page), PAGE_SIZE, PAGE_SIZE);
+        unmap(&area->edu.pci, iova_of(page), PAGE_SIZE, PAGE_SIZE);
     printf("ok: %lu pages unmapped one by one in %lu ms\n", area->pages / 2, (now() - start) / 1000000);
     for (unsigned long i = 0; i < strays; i++) {
         stray_write(area, i * step + 1);
@@ -171,19 +163,19 @@ static void test_strays(const struct area *area, unsigned long strays)
     }
     check_memory(area, "every second page is unmapped");
 
-    unmap(&area->edu, AREA_IOVA, area->pages * PAGE_SIZE, area->pages / 2 * PAGE_SIZE);
+    unmap(&area->edu.pci, AREA_IOVA, area->pages * PAGE_SIZE, area->pages / 2 * PAGE_SIZE);
     for (unsigned long i = 0; i < strays; i++) {
         stray_write(area, i * step);
         stray_read(area, i * step);
     }
     check_memory(area, "all are unmapped");
 
-    map(&area->edu, memory_of(area, 1), iova_of(1), PAGE_SIZE, VFIO_DMA_MAP_FLAG_READ);
+    map(&area->edu.pci, memory_of(area, 1), iova_of(1), PAGE_SIZE, VFIO_DMA_MAP_FLAG_READ);
     stray_write(area, 1);
     to_device(&area->edu, iova_of(1), 0, PAGE_SIZE);
     to_memory(&area->edu, WINDOW_IOVA, 0, PAGE_SIZE);
     check(is_stamped(area->window, 1), "a page mapped for reading is read and not written");
-    unmap(&area->edu, iova_of(1), PAGE_SIZE, PAGE_SIZE);
+    unmap(&area->edu.pci, iova_of(1), PAGE_SIZE, PAGE_SIZE);
 }
 
 static void measure(const struct area *area, unsigned long pairs, unsigned long batch)
@@ -191,8 +183,8 @@ static void measure(const struct area *area, unsigned long pairs, unsigned long 
     unsigned long start = now();
     for (unsigned long i = 0; i < pairs; i++) {
         unsigned long page = i % area->pages;
-        map(&area->edu, memory_of(area, page), iova_of(page), PAGE_SIZE, BOTH_WAYS);
-        unmap(&area->edu, iova_of(page), PAGE_SIZE, PAGE_SIZE);
+        map(&area->edu.pci, memory_of(area, page), iova_of(page), PAGE_SIZE, BOTH_WAYS);
+        unmap(&area->edu.pci, iova_of(page), PAGE_SIZE, PAGE_SIZE);
     }
     printf("pair, single: %lu ns\n", (now() - start) / pairs);
 
@@ -204,8 +196,8 @@ static void measure(const struct area *area, unsigned long pairs, unsigned long 
     unsigned long batches = (pairs + batch - 1) / batch;
     start = now();
     for (unsigned long i = 0; i < batches; i++) {
-        map(&area->edu, scattered, AREA_IOVA, batch * PAGE_SIZE, BOTH_WAYS);
-        unmap(&area->edu, AREA_IOVA, batch * PAGE_SIZE, batch * PAGE_SIZE);
+        map(&area->edu.pci, scattered, AREA_IOVA, batch * PAGE_SIZE, BOTH_WAYS);
+        unmap(&area->edu.pci, AREA_IOVA, batch * PAGE_SIZE, batch * PAGE_SIZE);
     }
     printf("pair, in batches of %lu: %lu ns\n", batch, (now() - start) / (batches * batch));
 }
@@ -247,7 +239,7 @@ int main(int argc, char **argv)
         return 64;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
-    edu_open(&area.edu, argv[optind]);
+    pci_open_through_vfio(&area.edu.pci, argv[optind], EDU_BAR_SIZE);
     area.memory = pages_of_memory(area.pages);
     for (unsigned long page = 0; page < area.pages; page++)
         stamp(memory_of(&area, page), page);
@@ -256,11 +248,11 @@ int main(int argc, char **argv)
         return 0;
     }
     area.window = pages_of_memory(1);
-    map(&area.edu, area.window, WINDOW_IOVA, PAGE_SIZE, BOTH_WAYS);
+    map(&area.edu.pci, area.window, WINDOW_IOVA, PAGE_SIZE, BOTH_WAYS);
     map_page_by_page(&area);
     test_transfers(&area, every);
     test_strays(&area, strays);
-    unmap(&area.edu, WINDOW_IOVA, PAGE_SIZE, PAGE_SIZE);
+    unmap(&area.edu.pci, WINDOW_IOVA, PAGE_SIZE, PAGE_SIZE);
     printf("all right\n");
     return 0;
 }

@@ -96,7 +96,9 @@ def _parser() -> _Parser:
     parser.add_argument("--all", action="store_true", help="run all scenarios, one line each")
     # Answered by qemu/run itself, before there need be a Python.
     parser.add_argument("--packages", action="store_true", help="name the Debian packages that this machine lacks")
-    parser.add_argument("--shell", action="store_true", help="a shell in the scenario's guest instead (nvme, edu)")
+    parser.add_argument(
+        "--shell", action="store_true", help="a shell in the scenario's guest instead (nvme, edu, copy-engine)"
+    )
     parser.add_argument("--backend", type=Path, metavar="PATH", help="use this outboard instead of building one")
     parser.add_argument(
         "--reference", action="store_true", help="the same scenario on QEMU's own device, for comparison"
@@ -213,7 +215,7 @@ def _run(scenario: Scenario, provision: Provision, keep: Path | None, transcript
 
 def _shell(scenario: Scenario, provision: Provision, keep: Path | None) -> int:
     if scenario.shell is None:
-        print(f"qemu/run: {scenario.name} has no shell; nvme and edu have", file=sys.stderr)
+        print(f"qemu/run: {scenario.name} has no shell; nvme, edu and copy-engine have", file=sys.stderr)
         return EXIT_USAGE
     with _WorkDirectory(keep) as directory:
         lab = Lab(provision, directory, Transcript(is_shown=True))

@@ -1,6 +1,7 @@
 """What a scenario sees: devices to serve, guests to boot, and checks on the host."""
 
 import json
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -172,6 +173,13 @@ class Lab:
         mask = "" if dma_mask is None else f",dma_mask={(1 << dma_mask) - 1:#x}"
         return Device(self._service("edu", "edu", options), ["-device", f"edu{mask}"])
 
+    def copy_engine(self, page_timeout: int | None = None) -> Device:
+        """Serves the copy engine; page requests that are not answered within `page_timeout` seconds count as refused."""
+        if self.is_reference:
+            raise ScenarioSkipped("QEMU has no copy engine of its own")
+        options: dict[str, object] = {} if page_timeout is None else {"pageTimeout": page_timeout}
+        return Device(self._service("copy-engine", "copy", options), [])
+
     def virtio_rng(self) -> Device:
         """Serves the virtio entropy device."""
         return Device(self._service("virtio-rng", "rng", {}), ["-device", "virtio-rng-pci"])
@@ -257,6 +265,14 @@ class Lab:
             self._transcript.host(f"{what}: {found}, NOT {expected}")
             raise ScenarioFailed(f"{what}: found {found}, expected {expected}")
         self._transcript.host(f"{what}: {found}, as expected")
+
+    def check_quiet_log(self, device: Device, *allowed: str) -> None:
+        """The log of a device's backend holds no warning and nothing worse but lines of the patterns `allowed`."""
+        assert device.served_by is not None
+        lines = device.served_by.log.read_text(errors="replace").splitlines()
+        loud = [line for line in lines if re.match(r"\S+ (warning|error|critical) ", line)]
+        complaints = [line for line in loud if not any(re.search(pattern, line) for pattern in allowed)]
+        self.check(not complaints, f"the backend's log holds {complaints[0] if complaints else 'no warning'}")
 
     def finish(self) -> None:
         """The orderly end: guests still running are powered off, backends must end with status 0 and no socket."""
