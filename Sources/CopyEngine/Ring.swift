@@ -11,9 +11,10 @@ struct Ring: Sendable {
     /// The entry that is filled next.
     private(set) var tail: UInt32 = 0
 
-    /// - Returns: `nil` for a ring that cannot be: not so many entries, not aligned, or past the top of the addresses.
+    /// - Parameter base: a multiple of 64, as the register holds no other.
+    /// - Returns: `nil` for a ring that cannot be: not so many entries, or past the top of the addresses.
     init?(at base: UInt64, size: UInt64, entryByteCount: Int, sizes: ClosedRange<UInt64>) {
-        guard sizes.contains(size), size.nonzeroBitCount == 1, base % 64 == 0 else { return nil }
+        guard sizes.contains(size), size.nonzeroBitCount == 1 else { return nil }
         let bytes = size * UInt64(entryByteCount)
         guard (try? IOVARange(first: IOVA(base), byteCount: bytes)) != nil else { return nil }
         self.base = IOVA(base)

@@ -14,7 +14,9 @@ struct ServeCopyEngine: ParsableCommand {
 
     @OptionGroup var common: ServeOptions
 
-    @Option(help: .init("PASIDs are below this number, 2 to 1048576. (default: 1024)", valueName: "n"))
+    @Option(
+        help: .init(
+            "PASIDs are below this number, 2 to 1048576; an address space takes 20 KiB. (default: 1024)", valueName: "n"))
     var pasids: Int?
 
     @Option(

@@ -11,7 +11,7 @@ def run(lab: Lab) -> None:
     guest.expect_ok(f"lspci -nn -s {FIRST_DEVICE}")
     guest.expect_ok(f"vfio-bind {FIRST_DEVICE}")
     guest.expect_ok(f"copy-test {FIRST_DEVICE} copy 64")
-    guest.expect_ok(f"copy-test {FIRST_DEVICE} refuse")
+    guest.expect_ok(f"copy-test {FIRST_DEVICE} refuse 64")
     guest.expect_quiet_kernel()
     guest.power_off()
     lab.check_quiet_log(device)
