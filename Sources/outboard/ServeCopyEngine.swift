@@ -16,7 +16,8 @@ struct ServeCopyEngine: ParsableCommand {
 
     @Option(
         help: .init(
-            "PASIDs are below this number, 2 to 1048576; an address space takes 20 KiB. (default: 1024)", valueName: "n"))
+            "PASIDs are below this number, 2 to 1048576; an address space takes 20 KiB. (default: 1024)", valueName: "n"
+        ))
     var pasids: Int?
 
     @Option(
