@@ -97,6 +97,10 @@ let package = Package(
             swiftSettings: house),
         tests("LinuxHostTests", ["LinuxHost"]),
         .target(name: "RuleTables", path: "Tests/Support/RuleTables", swiftSettings: house),
+        .target(
+            name: "ServedDevices",
+            dependencies: ["DeviceModel", "LinuxHost", "VFIOUserClient", "VFIOUserNegotiation", "VFIOUserServer"],
+            path: "Tests/Support/ServedDevices", swiftSettings: house),
         .target(name: "Randomness", path: "Tests/Support/Randomness", swiftSettings: house),
         tests("DMATests", ["DMA", "LinuxHost", "Randomness", "RuleTables"]),
         tests("SVATests", ["DMA", "LinuxHost", "Randomness", "RuleTables", "SVA"]),
@@ -114,7 +118,7 @@ let package = Package(
         tests("EduTests", ["DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "Randomness"]),
         tests(
             "CopyEngineTests",
-            ["CopyEngine", "DMA", "DeviceModel", "LinuxHost", "PCI", "Randomness", "VFIOUserClient", "VFIOUserServer"]),
+            ["CopyEngine", "DMA", "DeviceModel", "LinuxHost", "PCI", "Randomness", "ServedDevices", "VFIOUserClient"]),
         tests("PCITests", ["DMA", "DeviceModel", "LinuxHost", "PCI", "Randomness"]),
         .target(
             name: "IOMMUTestDriver",
@@ -182,8 +186,8 @@ let package = Package(
         tests(
             "VFIOUserClientTests",
             [
-                "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "VFIOUserClient", "VFIOUserNegotiation",
-                "VFIOUserServer", "VFIOUserTransport", "VFIOUserWire",
+                "DMA", "DeviceModel", "Edu", "LinuxHost", "PCI", "ServedDevices", "VFIOUserClient",
+                "VFIOUserNegotiation", "VFIOUserServer", "VFIOUserTransport", "VFIOUserWire",
             ]),
     ]
 )

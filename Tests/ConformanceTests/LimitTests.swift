@@ -117,7 +117,8 @@ private let base: UInt64 = 0x10_0000
         throws
     {
         var limits = SessionLimits()
-        limits.answerWait = .milliseconds(1)
+        // Long enough for the request to be sent on any machine; a transfer whose time is over before that sends none.
+        limits.answerWait = .milliseconds(500)
         try withRemotePage(limits) { peer, memory in
             try peer.startEduRead(from: base, count: 64)
             let request = try memory.nextRequest(peer)

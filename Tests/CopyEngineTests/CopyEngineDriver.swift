@@ -2,8 +2,8 @@ import CopyEngine
 import DeviceModel
 import LinuxHost
 import PCI
+import ServedDevices
 import VFIOUserClient
-import VFIOUserServer
 
 /// A driver of the copy engine over the protocol's client, written from the driver's guide.
 ///
@@ -377,18 +377,4 @@ func withDriver(
         if isEnabled { try driver.enable() }
         try body(driver)
     }
-}
-
-/// Runs `body` with a client of a device, which a server serves over a socket pair on a thread of its own.
-func withClient(of device: any Device, _ body: (Client) throws -> Void) throws {
-    let (ours, theirs) = try UNIXSocket.pair()
-    let stop = try EventCounter()
-    let thread = try OSThread(name: "server") { Server(device: device).serve(theirs, until: stop) }
-    defer {
-        stop.signal()
-        thread.join()
-    }
-    let client = try Client(ours)
-    client.replyTimeout = .seconds(120)
-    try body(client)
 }

@@ -1,5 +1,6 @@
 import CopyEngine
 import LinuxHost
+import ServedDevices
 import Testing
 import VFIOUserClient
 

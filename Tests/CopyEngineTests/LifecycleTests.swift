@@ -3,6 +3,7 @@ import DMA
 import DeviceModel
 import LinuxHost
 import PCI
+import ServedDevices
 import Testing
 import VFIOUserClient
 

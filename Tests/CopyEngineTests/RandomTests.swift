@@ -17,7 +17,7 @@ private typealias Descriptor = CopyEngineDriver.Descriptor
             }
             model.memory = driver.contents(0, count: GuideModel.pageCount)
             var statuses: Set<UInt8> = []
-            for number in 0..<600 {
+            for number in 0..<400 {
                 let operation = numbers.operation()
                 let before = model
                 let expected = model.perform(operation)
@@ -57,7 +57,7 @@ extension SeededNumbers {
         let page = UInt64.random(in: 0..<64, using: &self)
         let count = Int.random(in: 1...8, using: &self)
         switch Int.random(in: 0..<20, using: &self) {
-        case 0: return .create(pasid, hasDemandPaging: Int.random(in: 0..<3, using: &self) > 0)
+        case 0: return .create(pasid, hasDemandPaging: Bool.random(using: &self))
         case 1:
             return Int.random(in: 0..<4, using: &self) == 0 ? .destroy(pasid) : .create(pasid, hasDemandPaging: true)
         case 2...6:

@@ -2,6 +2,7 @@ import CopyEngine
 import DMA
 import LinuxHost
 import PCI
+import ServedDevices
 
 /// Memory of a client that answers messages when it likes.
 final class StallingMemory: RemoteMemory {

@@ -86,6 +86,11 @@ private func failure(of body: () throws -> Void) -> DMAError? {
         #expect(port.memory == nil)
     }
 
+    @Test func `the device hears of a client that is gone when its memory is`() {
+        function.detach()
+        #expect(function.model.takeTrace() == [.clientLost(hadMemory: false)])
+    }
+
     @Test func `it is the client's`() throws {
         function.enableBusMaster()
         let memory = try #require(port.memory)

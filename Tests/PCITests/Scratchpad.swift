@@ -8,6 +8,8 @@ final class Scratchpad: PCIDeviceModel {
         case read(bar: Int, offset: UInt64, byteCount: Int)
         case write(UInt64, bar: Int, offset: UInt64, byteCount: Int)
         case reset
+        /// And whether there was memory then.
+        case clientLost(hadMemory: Bool)
     }
 
     private struct Place: Hashable {
@@ -56,6 +58,10 @@ final class Scratchpad: PCIDeviceModel {
         }
         atReset?(port)
         port.setInterruptLine(asserted: false)
+    }
+
+    func didLoseClient() {
+        state.withLock { $0.trace.append(.clientLost(hadMemory: port.memory != nil)) }
     }
 
     func release(_ range: IOVARange) {

@@ -2,6 +2,7 @@ import DeviceModel
 import Edu
 import LinuxHost
 import PCI
+import ServedDevices
 import Testing
 import VFIOUserClient
 import VFIOUserWire

@@ -1,5 +1,6 @@
 import Edu
 import LinuxHost
+import ServedDevices
 import Testing
 import VFIOUserClient
 import VFIOUserNegotiation
