@@ -12,7 +12,7 @@ import SVA
 /// The lock is held for moments only, never over memory, an access or a session's beginning or end; the function's lock may
 /// be taken inside it.
 final class Engine: Sendable {
-    let port: PCIPort
+    private let port: PCIPort
     private let options: CopyEngine.Options
     private let faultQueue: FaultQueue
     private let state: Monitor<EngineState>
@@ -147,17 +147,16 @@ extension Engine {
             switch state.wait({ $0.nextWorkStep() }) {
             case .exit: return
             case .fetch(let session, let address):
-                if let step = fetch(session, at: address), case .execute(_, let descriptor) = step {
-                    execute(descriptor, session, &buffer)
-                }
+                if let descriptor = fetch(session, at: address) { execute(descriptor, session, &buffer) }
             case .execute(let session, let descriptor): execute(descriptor, session, &buffer)
             }
         }
     }
 
-    private func fetch(_ session: EngineSession, at address: IOVA) -> EngineState.WorkStep? {
+    /// What the worker has to execute now, if anything.
+    private func fetch(_ session: EngineSession, at address: IOVA) -> Descriptor? {
         if let descriptor = session.memory.readDescriptor(at: address) {
-            return state.update { $0.didFetch(descriptor, for: session) }
+            return state.update { $0.didFetch(descriptor, for: session) } ? descriptor : nil
         }
         report(.workRingError, of: session)
         state.update { $0.workers.isFetching = false }

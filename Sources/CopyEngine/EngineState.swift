@@ -227,17 +227,17 @@ extension EngineState {
         return .fetch(session, rings.work.address(of: rings.work.head))
     }
 
-    /// A worker has read a descriptor. What it has to do then, `nil` for nothing.
-    mutating func didFetch(_ descriptor: Descriptor, for session: EngineSession) -> WorkStep? {
+    /// A worker has read a descriptor. Whether it has to execute it now.
+    mutating func didFetch(_ descriptor: Descriptor, for session: EngineSession) -> Bool {
         workers.isFetching = false
         // Not taken: it stays in the ring.
-        guard isCurrent(session) else { return nil }
+        guard isCurrent(session) else { return false }
         rings?.work.advanceHead()
         if descriptor.flags.contains(.fence), workers.executing > 0 {
             workers.fenced = descriptor
-            return nil
+            return false
         }
         workers.executing += 1
-        return .execute(session, descriptor)
+        return true
     }
 }

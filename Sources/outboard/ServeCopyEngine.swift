@@ -4,7 +4,6 @@ import CopyEngine
 import DeviceModel
 import LinuxHost
 import PCI
-import VFIOUserServer
 
 /// `outboard serve copy-engine`
 struct ServeCopyEngine: ParsableCommand {

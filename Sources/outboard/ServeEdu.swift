@@ -4,7 +4,6 @@ import DeviceModel
 import Edu
 import LinuxHost
 import PCI
-import VFIOUserServer
 
 /// `outboard serve edu`
 struct ServeEdu: ParsableCommand {

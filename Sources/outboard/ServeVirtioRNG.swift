@@ -4,7 +4,6 @@ import DeviceModel
 import LinuxHost
 import Logging
 import PCI
-import VFIOUserServer
 import VirtioEntropy
 
 /// `outboard serve virtio-rng`

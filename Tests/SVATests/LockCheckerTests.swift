@@ -31,6 +31,13 @@ import Testing
         return checker.reports
     }
 
+    /// Expects a single report, of an order of locks with these among them.
+    private func expectOneOrder(_ reports: [LockChecker.Report], of names: String...) throws {
+        #expect(reports.map(\.kind) == [.lockOrder])
+        let classes = try #require(reports.first).classes.map(\.description)
+        for name in names { #expect(classes.contains(name)) }
+    }
+
     @Test func `an access that may fault under a lock that the pager takes`() throws {
         let reports = try reports {
             let world = try World()
@@ -40,9 +47,7 @@ import Testing
             world.device.remove()
             world.system.queue.stop()
         }
-        #expect(reports.map(\.kind) == [.lockOrder])
-        let classes = try #require(reports.first).classes.map(\.description)
-        #expect(classes.contains("the handling of a device's faults") && classes.contains("the lock of the model"))
+        try expectOneOrder(reports, of: "the handling of a device's faults", "the lock of the model")
     }
 
     @Test func `an unbind under a lock that the pager takes`() throws {
@@ -56,9 +61,7 @@ import Testing
             world.device.remove()
             world.system.queue.stop()
         }
-        #expect(reports.map(\.kind) == [.lockOrder])
-        let classes = try #require(reports.first).classes.map(\.description)
-        #expect(classes.contains("the handling of a device's faults") && classes.contains("the lock of the model"))
+        try expectOneOrder(reports, of: "the handling of a device's faults", "the lock of the model")
     }
 
     @Test func `a reset under a lock that a handler takes`() throws {
@@ -76,9 +79,7 @@ import Testing
             device.remove()
             world.system.queue.stop()
         }
-        #expect(reports.map(\.kind) == [.lockOrder])
-        let classes = try #require(reports.first).classes.map(\.description)
-        #expect(classes.contains("the sending of page requests") && classes.contains("the lock of the model"))
+        try expectOneOrder(reports, of: "the sending of page requests", "the lock of the model")
     }
 
     @Test func `an access that may meet a replacement under a lock that onUnmap takes`() throws {
@@ -96,9 +97,7 @@ import Testing
             device.remove()
             system.queue.stop()
         }
-        #expect(reports.map(\.kind) == [.lockOrder])
-        let classes = try #require(reports.first).classes.map(\.description)
-        #expect(classes.contains("the replacement of a PASID's address space"))
+        try expectOneOrder(reports, of: "the replacement of a PASID's address space")
     }
 
     @Test func `a pager that flushes its own device`() throws {

@@ -136,18 +136,23 @@ import VirtioIOMMU
         #expect(driver.detach(device.id, from: 1) == Status.invalid)
     }
 
+    /// Maps a page, has the device pin it, and asks for an unmap, which waits until the device lets go.
+    private func beginUnmapThatWaits() throws {
+        driver.start()
+        #expect(driver.attach(device.id, to: 1) == Status.ok)
+        #expect(driver.map(1, 0x8000...0x8fff, to: data) == Status.ok)
+        try device.model.pin(IOVARange(first: IOVA(0x8000), last: IOVA(0x8fff)), keeps: true)
+        let (head, _) = driver.requests.lay(RequestChain(RequestBytes.unmap(1, 0x8000, 0x8fff)), slot: 0)
+        driver.requests.offer([head])
+        driver.kick(driver.requests)
+        device.model.waitUntilAsked()
+    }
+
     @Test func `a reset gets through while an unmap waits for a device`() throws {
         try keepingPins {
             let own = try Self()
             let (driver, device) = (own.driver, own.device)
-            driver.start()
-            #expect(driver.attach(device.id, to: 1) == Status.ok)
-            #expect(driver.map(1, 0x8000...0x8fff, to: data) == Status.ok)
-            try device.model.pin(IOVARange(first: IOVA(0x8000), last: IOVA(0x8fff)), keeps: true)
-            let (head, _) = driver.requests.lay(RequestChain(RequestBytes.unmap(1, 0x8000, 0x8fff)), slot: 0)
-            driver.requests.offer([head])
-            driver.kick(driver.requests)
-            device.model.waitUntilAsked()
+            try own.beginUnmapThatWaits()
             driver.reset()
             #expect(driver.requests.usedCount == 0)
             // What the device keeps is closed to everything new, and it is out of it once it lets go.
@@ -186,14 +191,7 @@ import VirtioIOMMU
         try keepingPins(expecting: .nesting) {
             let own = try Self()
             let (driver, device) = (own.driver, own.device)
-            driver.start()
-            #expect(driver.attach(device.id, to: 1) == Status.ok)
-            #expect(driver.map(1, 0x8000...0x8fff, to: data) == Status.ok)
-            try device.model.pin(IOVARange(first: IOVA(0x8000), last: IOVA(0x8fff)), keeps: true)
-            let (head, _) = driver.requests.lay(RequestChain(RequestBytes.unmap(1, 0x8000, 0x8fff)), slot: 0)
-            driver.requests.offer([head])
-            driver.kick(driver.requests)
-            device.model.waitUntilAsked()
+            try own.beginUnmapThatWaits()
             let model = device.model
             let releaser = try OSThread(name: "releaser") {
                 let nobody = Monitor(())
